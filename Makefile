@@ -1,0 +1,38 @@
+# Two commands are enough: `make demo` and `make test`. Everything they need is installed into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: demo setup test test-all check format bench-probe clean
+
+demo: $(INSTALLED)  ## install, then run the main job on real images
+	$(BIN)/finefold demo
+
+setup: $(INSTALLED)  ## make .venv with everything the other targets need
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[cpu,demo,dev]"
+	touch $@
+
+check: $(INSTALLED)  ## the one definition of clean
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(INSTALLED)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test: $(INSTALLED)
+	$(BIN)/pytest
+
+test-all: $(INSTALLED)
+	$(BIN)/pytest -m "slow or not slow"
+
+bench-probe: $(INSTALLED)  ## the main job against the loop a tutorial would write, side by side
+	$(BIN)/python benchmarks/probe.py
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,3 @@
+from finefold.cli.main import run
+
+run()

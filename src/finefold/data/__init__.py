@@ -1,0 +1,1 @@
+"""Nouns: label spaces, samples, images, splits, predictions. Knows nothing of torch."""

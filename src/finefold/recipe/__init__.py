@@ -1,0 +1,1 @@
+"""What to do, as data: schema, loader, presets."""

@@ -1,0 +1,88 @@
+"""Our scores against scikit-learn's."""
+
+import warnings
+
+import numpy as np
+import pytest
+from sklearn import metrics
+
+from finefold.metrics.classification import confusion_matrix, log_loss_N, scores_from_confusion
+from finefold.metrics.summary import summarise
+
+CASES = [
+    (2, 50, (), ()),
+    (8, 300, (), ()),
+    (8, 200, (2, 5), ()),
+    (8, 200, (), (0, 3)),
+    (18, 60, (1, 7), (1, 4)),
+]
+
+
+def answers(num_classes, num_samples, absent, never_predicted, seed=0):
+    """Random labels without the absent classes, random predictions without the never predicted ones."""
+    rng = np.random.default_rng(seed)
+    true = [k for k in range(num_classes) if k not in absent]
+    answered = [k for k in range(num_classes) if k not in never_predicted]
+    labels = rng.choice(true, num_samples)
+    agreed = (rng.random(num_samples) < 0.5) & np.isin(labels, answered)
+    return labels, np.where(agreed, labels, rng.choice(answered, num_samples))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_scores_equal_scikit_learn(case):
+    """Every score equals scikit-learn's over the classes that have a sample."""
+    labels, predicted = answers(*case)
+    present = np.unique(labels)
+    confusion = confusion_matrix(labels, predicted, case[0])
+    np.testing.assert_array_equal(
+        confusion, metrics.confusion_matrix(labels, predicted, labels=range(case[0]))
+    )
+    scores = scores_from_confusion(confusion)
+    assert scores.accuracy == pytest.approx(metrics.accuracy_score(labels, predicted))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="y_pred contains classes not in y_true")
+        assert scores.balanced_accuracy == pytest.approx(metrics.balanced_accuracy_score(labels, predicted))
+    for average, ours in (("macro", scores.macro_f1), ("weighted", scores.weighted_f1)):
+        theirs = metrics.f1_score(labels, predicted, labels=present, average=average, zero_division=0)
+        assert ours == pytest.approx(theirs)
+    precision, recall, f1, support = metrics.precision_recall_fscore_support(
+        labels, predicted, labels=present, zero_division=0
+    )
+    np.testing.assert_allclose(scores.precision[present], precision)
+    np.testing.assert_allclose(scores.recall[present], recall)
+    np.testing.assert_allclose(scores.f1[present], f1)
+    np.testing.assert_array_equal(scores.support[present], support)
+
+
+def test_log_loss_equals_scikit_learn():
+    """Mean log loss equals scikit-learn's, with probabilities of exactly 0 among them."""
+    rng = np.random.default_rng(1)
+    probs, labels = rng.dirichlet(np.full(6, 0.2), 500), rng.integers(0, 6, 500)
+    probs[:20] = np.eye(6)[rng.integers(0, 6, 20)]
+    assert log_loss_N(probs, labels).mean() == pytest.approx(metrics.log_loss(labels, probs, labels=range(6)))
+
+
+def test_intervals_equal_a_plain_bootstrap():
+    """Intervals equal those of the loop anyone would write: draw groups, join their rows, score."""
+    rng = np.random.default_rng(2)
+    labels, groups = rng.choice([0, 0, 0, 1, 1, 2], 90), rng.integers(0, 15, 90)
+    probs = rng.dirichlet(np.ones(3), 90) * 0.7 + 0.3 * np.eye(3)[labels]
+    summary = summarise(
+        probs_NK=probs, labels_N=labels, folds_N=np.zeros(90, int), groups_N=groups,
+        class_names=["a", "b", "c"], attributes={}, resamples=200, seed=4,
+    )  # fmt: skip
+    draws, rows_of = (
+        np.random.default_rng(4),
+        [np.flatnonzero(groups == group) for group in np.unique(groups)],
+    )
+    macro_f1, log_loss = [], []
+    for _ in range(200):
+        rows = np.concatenate([rows_of[drawn] for drawn in draws.integers(0, len(rows_of), len(rows_of))])
+        true, predicted = labels[rows], probs[rows].argmax(axis=1)
+        macro_f1.append(
+            metrics.f1_score(true, predicted, labels=np.unique(true), average="macro", zero_division=0)
+        )
+        log_loss.append(metrics.log_loss(true, probs[rows], labels=range(3)))
+    for name, resampled in (("macro_f1", macro_f1), ("log_loss", log_loss)):
+        low, high = np.percentile(resampled, [2.5, 97.5])
+        assert (summary[name]["low"], summary[name]["high"]) == pytest.approx((low, high))

@@ -1,0 +1,77 @@
+"""Where cached work lies, what is there, and clearing it. Nothing else in finefold names this folder."""
+
+import json
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SECONDS_PER_DAY = 86_400
+
+
+def cache_root() -> Path:
+    """`FINEFOLD_CACHE`, or finefold's folder under the user's cache folder."""
+    if chosen := os.environ.get("FINEFOLD_CACHE"):
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "finefold"
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """One kind of cached work: features of one model at one cut, decoding results, an exported model.
+
+    Args:
+        path: its folder.
+        about: what it says of itself.
+        num_bytes: on disk.
+        used: when it was last opened, in seconds since 1970.
+    """
+
+    path: Path
+    about: dict[str, Any]
+    num_bytes: int
+    used: float
+
+    @property
+    def age_days(self) -> float:
+        """Days since it was last opened."""
+        return (time.time() - self.used) / SECONDS_PER_DAY
+
+
+def list_entries(root: Path) -> list[CacheEntry]:
+    """Everything cached under `root`, least recently used first."""
+    entries = []
+    for note in root.glob("*/*/about.json"):
+        try:
+            about = json.loads(note.read_text(encoding="utf-8"))
+            sizes = [file.stat().st_size for file in note.parent.iterdir()]
+            entries.append(CacheEntry(note.parent, about, sum(sizes), note.stat().st_mtime))
+        except (OSError, ValueError):  # being cleared or written by another process just now
+            continue
+    return sorted(entries, key=lambda entry: entry.used)
+
+
+def select_to_clear(
+    entries: list[CacheEntry], *, older_than_days: float | None, keep_bytes: int | None
+) -> list[CacheEntry]:
+    """The entries to remove: those older than an age, then the least recently used until the rest fits.
+
+    With neither given, all of them.
+    """
+    if older_than_days is None and keep_bytes is None:
+        return list(entries)
+    chosen = [entry for entry in entries if older_than_days is not None and entry.age_days > older_than_days]
+    kept = [entry for entry in entries if entry not in chosen]
+    if keep_bytes is not None:
+        while kept and sum(entry.num_bytes for entry in kept) > keep_bytes:
+            chosen.append(kept.pop(0))
+    return chosen
+
+
+def remove_entries(entries: list[CacheEntry]) -> int:
+    """Deletes entries; the bytes that were freed."""
+    for entry in entries:
+        shutil.rmtree(entry.path, ignore_errors=True)
+    return sum(entry.num_bytes for entry in entries)

@@ -1,0 +1,173 @@
+"""Raw values to classes: attributes, bands, training-only bands, label patches, the joint class."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from finefold.data.labels import Attribute, LabelSpace
+from finefold.errors import DataError
+
+PATCH_COLUMNS = ("id", "attribute", "from", "to", "reason")
+
+
+@dataclass
+class _Labelled:
+    """One attribute's codes while they are being made: evaluation, training (-1 = left out), raw numbers."""
+
+    codes_N: NDArray[np.int64]
+    train_N: NDArray[np.int64]
+    numbers_N: NDArray[np.float64] | None
+
+
+def label_samples(frame: pl.DataFrame, space: LabelSpace, patches: Path | None) -> pl.DataFrame:
+    """A frame of raw text columns as the columns of a sample table.
+
+    Args:
+        frame: has `id`, `path`, `group`, `source` and each attribute's source column.
+        space: the attributes.
+        patches: a CSV of corrections (id or group, attribute, from, to, reason).
+
+    Raises:
+        DataError: a raw value no class claims, or a patch that does not apply.
+    """
+    labelled = {attribute.name: _label(frame, attribute) for attribute in space.attributes}
+    if patches is not None:
+        _apply_patches(frame, space, labelled, patches)
+    codes_NA = np.stack([labelled[name].codes_N for name in space.names], axis=1)
+    train_NA = np.stack([labelled[name].train_N for name in space.names], axis=1)
+    is_trained_N = (train_NA >= 0).all(axis=1)
+    train_N = space.joint_codes(np.maximum(train_NA, 0))
+    names = {
+        attribute.name: pl.Series(
+            np.asarray(attribute.classes, dtype=object)[codes_N].tolist(), dtype=pl.String
+        )
+        for attribute, codes_N in zip(space.attributes, codes_NA.T, strict=True)
+    }
+    return frame.select("id", "path", "group", "source").with_columns(
+        **names,
+        label=pl.Series(space.joint_codes(codes_NA), dtype=pl.Int32),
+        train_label=pl.Series(np.where(is_trained_N, train_N, -1), dtype=pl.Int32).replace(-1, None),
+    )
+
+
+def _label(frame: pl.DataFrame, attribute: Attribute) -> _Labelled:
+    where = f"[attributes.{attribute.name}]"
+    if attribute.column not in frame.columns:
+        raise DataError(
+            f"{where} from = `{attribute.column}`: there is no such column",
+            f"the source has {', '.join(name for name in frame.columns if name not in {'id', 'source'})}",
+        )
+    raw = frame[attribute.column]
+    if attribute.bands is not None:
+        numbers_N = _numbers(raw, where)
+        return _Labelled(attribute.bands.codes_for(numbers_N), _train_codes(attribute, numbers_N), numbers_N)
+    values = raw.unique(maintain_order=True)
+    codes = {value: None if value is None else attribute.class_of(value) for value in values}
+    strangers = [value for value, code in codes.items() if code is None]
+    if strangers:
+        count = int(
+            raw.is_in([v for v in strangers if v is not None]).fill_null(False).sum() + raw.null_count()
+        )
+        shown = ", ".join("(empty)" if value is None else f"`{value}`" for value in strangers[:5])
+        raise DataError(
+            f"{where}: {count} samples have a value no class claims: {shown}",
+            f"declared are {', '.join(attribute.classes)}; add the value to a class, or mend the rows",
+        )
+    codes_N = raw.replace_strict(codes, return_dtype=pl.Int64).to_numpy()
+    return _Labelled(codes_N, codes_N.copy(), None)
+
+
+def _numbers(raw: pl.Series, where: str) -> NDArray[np.float64]:
+    numbers = raw.cast(pl.Float64, strict=False)
+    wrong = raw.filter(numbers.is_null() | numbers.is_nan())
+    if len(wrong):
+        raise DataError(f"{where}: {len(wrong)} values are not numbers, e.g. `{wrong[0]}`", "mend the rows")
+    return numbers.to_numpy()
+
+
+def _train_codes(attribute: Attribute, numbers_N: NDArray[np.float64]) -> NDArray[np.int64]:
+    bands = attribute.train_bands or attribute.bands
+    assert bands is not None
+    codes_N = bands.codes_for(numbers_N)
+    for low, high in attribute.train_drop:
+        codes_N[(numbers_N >= low) & (numbers_N < high)] = -1
+    return codes_N
+
+
+def _apply_patches(
+    frame: pl.DataFrame, space: LabelSpace, labelled: dict[str, _Labelled], patches: Path
+) -> None:
+    """Corrects codes in place. Each row names a sample or a group, and what the label was before."""
+    try:
+        table = pl.read_csv(patches, infer_schema=False)
+    except (OSError, pl.exceptions.PolarsError) as reason:
+        raise DataError(
+            f"cannot read the patches {patches}: {reason}", "mend `[samples] patches`"
+        ) from reason
+    lacking = [name for name in PATCH_COLUMNS[:4] if name not in table.columns]
+    if lacking:
+        raise DataError(
+            f"{patches.name} lacks the columns {', '.join(lacking)}", f"it has {', '.join(table.columns)}"
+        )
+    attributes = {attribute.name: attribute for attribute in space.attributes}
+    rows_of: dict[str, list[int]] = {}
+    for row, (sample, group) in enumerate(frame.select("id", "group").iter_rows()):
+        rows_of.setdefault(sample, []).append(row)
+        if group != sample:
+            rows_of.setdefault(group, []).append(row)
+    wrong = []
+    for line, patch in enumerate(table.iter_rows(named=True), start=2):
+        problem = _apply_patch(patch, attributes, labelled, rows_of)
+        if problem:
+            wrong.append(f"  line {line}: {problem}")
+    if wrong:
+        count = "1 patch does" if len(wrong) == 1 else f"{len(wrong)} patches do"
+        raise DataError(
+            f"{count} not apply in {patches.name}:\n" + "\n".join(wrong[:20]),
+            "a patch names a sample's id or a group, the class it has now (`from`) and the one it should have (`to`)",
+        )
+
+
+def _apply_patch(
+    patch: dict[str, str | None],
+    attributes: dict[str, Attribute],
+    labelled: dict[str, _Labelled],
+    rows_of: dict[str, list[int]],
+) -> str | None:
+    """Applies one patch; what is wrong with it where it does not apply."""
+    target, name, before, after = (patch[key] or "" for key in PATCH_COLUMNS[:4])
+    if name not in attributes:
+        return f"no attribute `{name}`; known are {', '.join(attributes)}"
+    if target not in rows_of:
+        return f"no sample or group has the id `{target}`"
+    attribute, values, rows = attributes[name], labelled[name], np.asarray(rows_of[target])
+    code = {text: number for number, text in enumerate(attribute.classes)}
+    if before in code and after in code:
+        matching = rows[values.codes_N[rows] == code[before]]
+        values.codes_N[matching] = values.train_N[matching] = code[after]
+    elif (
+        attribute.bands is not None
+        and values.numbers_N is not None
+        and _is_number(before)
+        and _is_number(after)
+    ):
+        matching = rows[values.numbers_N[rows] == float(before)]
+        values.numbers_N[matching] = float(after)
+        values.codes_N[matching] = attribute.bands.codes_for(values.numbers_N[matching])
+        values.train_N[matching] = _train_codes(attribute, values.numbers_N[matching])
+    else:
+        return f"`{before}` -> `{after}`: classes of `{name}` are {', '.join(attribute.classes)}"
+    if not len(matching):
+        return f"`{target}` is not `{before}` in `{name}`, so the patch does not match"
+    return None
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,154 @@
+"""Probabilities with their ids and class names, and the ledger of out-of-fold predictions.
+
+Shapes: N samples, K joint classes.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from finefold.errors import DataError, RunError
+
+SUM_TOLERANCE = 1e-4
+LEDGER_COLUMNS = ("id", "fold", "group", "label")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model says of some images.
+
+    Args:
+        ids: [N] unique.
+        probs_NK: rows sum to 1.
+        class_names: [K] names of the columns.
+    """
+
+    ids: tuple[str, ...]
+    probs_NK: NDArray[np.float64]
+    class_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.probs_NK.shape != (len(self.ids), len(self.class_names)):
+            raise DataError(
+                f"{len(self.ids)} ids and {len(self.class_names)} classes do not fit probabilities of shape "
+                f"{self.probs_NK.shape}"
+            )
+        if len(set(self.ids)) < len(self.ids):
+            raise DataError("predictions name an id twice", "predict every image once")
+        if not np.isfinite(self.probs_NK).all() or (self.probs_NK < 0).any():
+            raise DataError("probabilities are negative, infinite or not numbers")
+        if len(self.ids) and abs(self.probs_NK.sum(axis=1) - 1).max() > SUM_TOLERANCE:
+            worst = self.ids[int(abs(self.probs_NK.sum(axis=1) - 1).argmax())]
+            raise DataError(
+                f"the probabilities of `{worst}` do not sum to 1", "pass probabilities, not logits"
+            )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def codes_N(self) -> NDArray[np.int64]:
+        """[N] most probable class; the lowest code wins a tie."""
+        return self.probs_NK.argmax(axis=1)
+
+    def rows_for(self, ids: Sequence[str]) -> "Predictions":
+        """The predictions of these ids, in their order.
+
+        Raises:
+            DataError: an id was not predicted.
+        """
+        row_of = {name: row for row, name in enumerate(self.ids)}
+        missing = [name for name in ids if name not in row_of]
+        if missing:
+            raise DataError(f"{len(missing)} ids were not predicted, e.g. `{missing[0]}`")
+        return Predictions(tuple(ids), self.probs_NK[[row_of[name] for name in ids]], self.class_names)
+
+    def marginals(
+        self, attributes: Mapping[str, tuple[tuple[str, ...], NDArray[np.int64]]]
+    ) -> dict[str, NDArray[np.float64]]:
+        """Per attribute, [N, C] probabilities of its classes: sums of the joint ones.
+
+        Args:
+            attributes: `LabelSpace.attribute_table()`.
+        """
+        table = {}
+        for name, (classes, codes_K) in attributes.items():
+            member_KC = np.eye(len(classes))[codes_K]
+            table[name] = self.probs_NK @ member_KC
+        return table
+
+    def to_frame(self) -> pl.DataFrame:
+        """Column `id`, then one column per class."""
+        return pl.DataFrame({"id": list(self.ids)}, schema={"id": pl.String}).hstack(
+            pl.DataFrame(self.probs_NK, schema=[(name, pl.Float64) for name in self.class_names])
+        )
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Every labelled sample, predicted exactly once by a model that saw neither it nor its group.
+
+    Args:
+        predictions: of all samples.
+        folds_N: the fold that held each sample out.
+        groups: [N].
+        labels_N: [N] true joint codes, by the evaluation bands.
+    """
+
+    predictions: Predictions
+    folds_N: NDArray[np.int64]
+    groups: tuple[str, ...]
+    labels_N: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        sizes = {len(self.predictions), len(self.folds_N), len(self.groups), len(self.labels_N)}
+        if len(sizes) > 1:
+            raise DataError(f"a ledger's columns differ in length: {sorted(sizes)}")
+        folds_of: dict[str, int] = {}
+        for group, fold in zip(self.groups, self.folds_N.tolist(), strict=True):
+            if folds_of.setdefault(group, fold) != fold:
+                raise DataError(f"group `{group}` was predicted in folds {folds_of[group]} and {fold}")
+
+    def write(self, path: Path) -> None:
+        """Parquet with id, fold, group, label (class name), then one probability column per class."""
+        names = np.asarray(self.predictions.class_names, dtype=object)
+        frame = self.predictions.to_frame()
+        about = pl.DataFrame(
+            {
+                "id": frame["id"],
+                "fold": pl.Series(self.folds_N, dtype=pl.Int32),
+                "group": pl.Series(list(self.groups), dtype=pl.String),
+                "label": pl.Series(names[self.labels_N].tolist(), dtype=pl.String),
+            }
+        )
+        write_parquet(about.hstack(frame.drop("id")), path)
+
+    @classmethod
+    def read(cls, path: Path) -> "Ledger":
+        """The ledger that `write` made."""
+        try:
+            frame = pl.read_parquet(path)
+        except (OSError, pl.exceptions.PolarsError) as reason:
+            raise RunError(
+                f"cannot read the ledger {path}: {reason}", "the run is broken: train it again"
+            ) from reason
+        names = tuple(name for name in frame.columns if name not in LEDGER_COLUMNS)
+        code = {name: number for number, name in enumerate(names)}
+        return cls(
+            Predictions(tuple(frame["id"]), frame.select(names).to_numpy(), names),
+            frame["fold"].to_numpy().astype(np.int64),
+            tuple(frame["group"]),
+            frame["label"].replace_strict(code, return_dtype=pl.Int64).to_numpy(),
+        )
+
+
+def write_parquet(frame: pl.DataFrame, path: Path) -> None:
+    """Writes a whole file or nothing: a reader never sees half of one."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    frame.write_parquet(unfinished)
+    unfinished.replace(path)

@@ -1,0 +1,298 @@
+"""Looking at a folder and saying, as the tables of a data.toml, how it is laid out. Asks nothing.
+
+Recognised, first match wins: the mask layout, ELPV's `labels.csv`, a CSV or Parquet file beside
+images, class folders (also under train/valid).
+"""
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from finefold.data.images import IMAGE_SUFFIXES, is_hidden_or_system, list_images, natural_key
+from finefold.data.sources import read_rows
+from finefold.errors import DataError
+
+TRAIN_PARTS = ("train", "training", "valid", "validation", "val")
+TEST_PARTS = ("test", "eval", "testing")
+LABEL_NAMES = ("label", "class", "target", "y", "category", "diagnosis", "species", "breed")
+GROUP_NAMES = (
+    "group",
+    "subject",
+    "patient",
+    "person",
+    "subject_id",
+    "patient_id",
+    "person_id",
+    "identity",
+    "user_id",
+)
+MASK_FOLDER = re.compile(r"^[^_/]+_(male|female)_[^_/]+_\d+$")
+MASK_SHOTS = {"normal", "incorrect_mask", "mask1", "mask2", "mask3", "mask4", "mask5"}
+MAX_CLASSES = 200  # a column with more distinct values is not taken for a label
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What was recognised.
+
+    Args:
+        kind: in words.
+        tables: data.toml's tables; paths relative to the looked-at folder.
+        notes: what a person should know about the guess.
+    """
+
+    kind: str
+    tables: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+
+def recognise(folder: Path) -> Layout:
+    """The layout of `folder`.
+
+    Raises:
+        DataError: the folder does not exist, or nothing in it looks like labelled images.
+    """
+    if not folder.is_dir():
+        raise DataError(
+            f"the folder {folder} does not exist", "give the folder that holds your images and labels"
+        )
+    for look in (_mask_layout, _elpv, _table_beside_images, _class_folders):
+        layout = look(folder)
+        if layout is not None:
+            return layout
+    raise DataError(
+        f"no labels recognised in {folder}",
+        "looked for: a folder per class, a CSV or Parquet file naming images, the mask layout "
+        "(train/images/<id>_<gender>_<race>_<age>/), ELPV's labels.csv; or write data.toml by hand",
+    )
+
+
+def _mask_layout(folder: Path) -> Layout | None:
+    for train in (folder / "train", folder):
+        people = _subfolders(train / "images")
+        if people and sum(bool(MASK_FOLDER.match(name)) for name in people) >= 0.9 * len(people):
+            break
+    else:
+        return None
+    strangers = [name for name in people if not MASK_FOLDER.match(name)]
+    shots = {Path(path).stem for path in list_images(train / "images" / people[0]).paths}
+    if not shots & MASK_SHOTS:
+        return None
+    tables: dict[str, Any] = {
+        "samples": {
+            "root": (train / "images").relative_to(folder).as_posix(),
+            "template": "{folder}/{shot}.{ext}",
+            "group": "folder",
+            "parse": {"folder": "{person}_{gender}_{race}_{age:int}"},
+        },
+        "attributes": {
+            "mask": {
+                "from": "shot",
+                "classes": {"wear": ["mask*"], "incorrect": ["incorrect_mask"], "normal": ["normal"]},
+            },
+            "gender": {"from": "gender", "classes": ["male", "female"]},
+            "age": {"from": "age", "bands": {"<30": 30, "30-59": 60, ">=60": "inf"}},
+        },
+        "label": {"joint": ["mask", "gender", "age"]},
+    }
+    if strangers:
+        tables["samples"]["ignore"] = [f"{name}/*" for name in strangers]
+    notes = (
+        [f"{len(strangers)} folders are not named like a person and are ignored: {strangers[0]}"]
+        if strangers
+        else []
+    )
+    notes.append("the group is the folder: all photos of a person stay in one fold")
+    _add_template(tables, folder, notes)
+    return Layout("mask layout (people with a folder each)", tables, tuple(notes))
+
+
+def _add_template(tables: dict[str, Any], folder: Path, notes: list[str]) -> None:
+    """Adds [predict] where an evaluation folder with images, and perhaps an answer template, lies beside."""
+    for part in TEST_PARTS:
+        images = next(
+            (d for d in (folder / part / "images", folder / part) if d.is_dir() and list_images(d).paths),
+            None,
+        )
+        if images is None:
+            continue
+        predict: dict[str, Any] = {"root": images.relative_to(folder).as_posix()}
+        names = {Path(path).name for path in list_images(images).paths}
+        for file in sorted((folder / part).glob("*.csv")):
+            rows = read_rows(file)
+            id_column = next((name for name in rows.columns if set(rows[name].drop_nulls()) & names), None)
+            others = [name for name in rows.columns if name != id_column]
+            if id_column and others:
+                template = {"template_csv": file.relative_to(folder).as_posix(), "id_column": id_column}
+                predict |= {**template, "answer_column": others[-1]}
+                break
+        tables["predict"] = predict
+        notes.append(f"[predict] answers for {len(names)} images in {predict['root']}")
+        return
+
+
+def _elpv(folder: Path) -> Layout | None:
+    file = folder / "labels.csv"
+    if not file.is_file():
+        return None
+    lines = [line.split() for line in file.read_text(encoding="utf-8-sig").splitlines()[:20] if line.strip()]
+    if not lines or any(len(line) != 3 or "," in "".join(line) for line in lines):
+        return None
+    if not (folder / lines[0][0]).is_file() or not re.fullmatch(r"[01](\.\d+)?", lines[0][1]):
+        return None
+    tables = {
+        "samples": {
+            "root": ".",
+            "csv": "labels.csv",
+            "separator": "whitespace",
+            "columns": ["path", "probability", "type"],
+            "path": "path",
+        },
+        "attributes": {
+            "defect": {
+                "from": "probability",
+                "classes": {"0": ["0.0", "0"], "1/3": ["0.3*"], "2/3": ["0.6*"], "1": ["1.0", "1"]},
+            },
+            "type": {"from": "type", "classes": ["mono", "poly"]},
+        },
+        "label": {"joint": ["defect", "type"]},
+    }
+    return Layout("ELPV solar cells (labels.csv: path, defect probability, module type)", tables)
+
+
+def _table_beside_images(folder: Path) -> Layout | None:
+    files = sorted(file for suffix in ("csv", "parquet") for file in folder.glob(f"*.{suffix}"))
+    files += sorted(folder.glob("*/*.csv"))
+    for file in files:
+        if is_hidden_or_system(file.name):
+            continue
+        rows = read_rows(file)
+        found = _path_column(folder, file, rows)
+        if found is None:
+            continue
+        root, path_column, suffix = found
+        labels = _label_columns(rows, path_column)
+        if not labels:
+            continue
+        samples: dict[str, Any] = {
+            "root": root.relative_to(folder).as_posix(),
+            "csv": file.relative_to(folder).as_posix(),
+        }
+        samples["path"] = path_column
+        if suffix:
+            samples["suffix"] = suffix
+        notes = [f"labels come from {', '.join(labels)} of {file.name}; images from column {path_column}"]
+        group = next(
+            (name for name in rows.columns if name.lower() in GROUP_NAMES and name not in labels), None
+        )
+        if group:
+            samples["group"] = group
+            notes.append(f"the group is `{group}`: its images stay in one fold")
+        if (fold := next((name for name in rows.columns if name.lower() == "fold"), None)) is not None:
+            samples["fold"] = fold
+            notes.append(f"folds come from column `{fold}`")
+        attributes = {
+            _attribute_name(name): {
+                "from": name,
+                "classes": sorted(rows[name].unique().drop_nulls(), key=natural_key),
+            }
+            for name in labels
+        }
+        tables: dict[str, Any] = {
+            "samples": samples,
+            "attributes": attributes,
+            "label": {"joint": list(attributes)},
+        }
+        _add_template(tables, folder, notes)
+        return Layout(f"a table beside images ({file.name})", tables, tuple(notes))
+    return None
+
+
+def _attribute_name(column: str) -> str:
+    return "class" if column in {"label", "id", "path", "group", "source", "fold"} else column
+
+
+def _path_column(folder: Path, file: Path, rows: pl.DataFrame) -> tuple[Path, str, str] | None:
+    """Root, column and missing suffix under which a table's first values name existing images."""
+    roots = [file.parent, folder, *(folder / name for name in _subfolders(folder))]
+    roots += [folder / a / b for a in _subfolders(folder) for b in _subfolders(folder / a)[:50]]
+    for column in rows.columns:
+        values = rows[column].drop_nulls().head(20).to_list()
+        if not values or len(set(values)) < len(values):
+            continue
+        has_suffix = Path(values[0]).suffix.lower() in IMAGE_SUFFIXES
+        for root in dict.fromkeys(roots):
+            for suffix in ("",) if has_suffix else sorted(IMAGE_SUFFIXES):
+                if all((root / (value + suffix)).is_file() for value in values):
+                    return root, column, suffix
+    return None
+
+
+def _label_columns(rows: pl.DataFrame, path_column: str) -> list[str]:
+    """The column with a label's usual name; else every text column of few, repeated values."""
+    columns = [
+        name for name in rows.columns if name != path_column and name.lower() not in {*GROUP_NAMES, "fold"}
+    ]
+    few = {name: 2 <= rows[name].n_unique() <= min(MAX_CLASSES, rows.height // 2) for name in columns}
+    usual = [name for name in columns if name.lower() in LABEL_NAMES and few[name]]
+    return usual[:1] or [name for name in columns if few[name] and rows[name].n_unique() <= 20]
+
+
+def _class_folders(folder: Path) -> Layout | None:
+    root = folder
+    while len(only := _subfolders(root)) == 1 and not _has_images(root):
+        root = root / only[0]
+    parts = [name for name in _subfolders(root) if name.lower() in TRAIN_PARTS]
+    notes: list[str] = []
+    tests = [name for name in _subfolders(root) if name.lower() in TEST_PARTS] if parts else []
+    homes = [root / part for part in parts] or [root]
+    counts: Counter[str] = Counter()
+    for home in homes:
+        for name in _subfolders(home):
+            counts[name] += len(list_images(home / name).paths)
+    classes = sorted((name for name, count in counts.items() if count), key=natural_key)
+    if len(classes) < 2:
+        return None
+    samples: dict[str, Any] = {"root": root.relative_to(folder).as_posix(), "class_folders": True}
+    if parts:
+        samples["parts"] = parts
+        if len(parts) > 1:
+            notes.append(f"{' and '.join(parts)} are read together: cross-validation makes its own folds")
+    if any(_has_images(home) for home in homes):
+        samples["ignore"] = _loose_images(root, homes)
+        notes.append(f"{len(samples['ignore'])} images outside any class folder are ignored")
+    tables: dict[str, Any] = {
+        "samples": samples,
+        "attributes": {"class": {"from": "folder", "classes": classes}},
+        "label": {"joint": ["class"]},
+    }
+    if tests:
+        tables["predict"] = {"root": (root / tests[0]).relative_to(folder).as_posix()}
+        notes.append(f"[predict] answers for the images in {tables['predict']['root']}")
+    return Layout("a folder per class", tables, tuple(notes))
+
+
+def _loose_images(root: Path, homes: list[Path]) -> list[str]:
+    loose = [child for home in homes for child in sorted(home.iterdir()) if _is_image(child)]
+    return [child.relative_to(root).as_posix() for child in loose]
+
+
+def _has_images(folder: Path) -> bool:
+    return any(_is_image(child) for child in folder.iterdir())
+
+
+def _is_image(path: Path) -> bool:
+    return path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden_or_system(path.name)
+
+
+def _subfolders(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        return []
+    names = (
+        child.name for child in folder.iterdir() if child.is_dir() and not is_hidden_or_system(child.name)
+    )
+    return sorted(names, key=natural_key)

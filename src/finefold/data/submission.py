@@ -1,0 +1,115 @@
+"""Filling in an answer template: joined by id, in the template's order, refused where anything is off."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from finefold.data.predictions import Predictions
+from finefold.data.sources import read_rows
+from finefold.errors import SubmissionError
+
+SHARE_DISTANCE = 0.25  # total variation between predicted and training shares that is worth a warning
+
+
+@dataclass(frozen=True)
+class Template:
+    """The table to fill in.
+
+    Args:
+        frame: all columns as text, in the file's order.
+        id_column: names the images.
+        answer_column: gets the answers.
+        answer: "number" writes the class's code, "name" its name.
+    """
+
+    frame: pl.DataFrame
+    id_column: str
+    answer_column: str
+    answer: Literal["number", "name"] = "number"
+
+    @property
+    def ids(self) -> list[str]:
+        """[N] ids in the template's order."""
+        return self.frame[self.id_column].to_list()
+
+
+def read_template(
+    path: Path, *, id_column: str, answer_column: str, answer: Literal["number", "name"]
+) -> Template:
+    """A CSV template.
+
+    Raises:
+        SubmissionError: a named column does not exist, or ids are empty or repeated.
+    """
+    frame = read_rows(path)
+    for key, name in (("id_column", id_column), ("answer_column", answer_column)):
+        if name not in frame.columns:
+            raise SubmissionError(
+                f"{path.name} has no column `{name}` ({key})",
+                f"it has {', '.join(frame.columns)}; mend [predict]",
+            )
+    ids = frame[id_column]
+    if ids.null_count():
+        raise SubmissionError(
+            f"{path.name}: {ids.null_count()} rows have no id", "fill them in, or drop the rows"
+        )
+    repeated = ids.filter(ids.is_duplicated()).unique(maintain_order=True)
+    if len(repeated):
+        raise SubmissionError(
+            f"{path.name}: {len(repeated)} ids stand in more than one row, e.g. `{repeated[0]}`",
+            "keep one row per id",
+        )
+    return Template(frame, id_column, answer_column, answer)
+
+
+def fill_template(template: Template, predictions: Predictions, class_names: Sequence[str]) -> pl.DataFrame:
+    """The template with its answers.
+
+    Args:
+        template: whose ids and predictions' ids must be the same set.
+        predictions: probabilities over classes of the label space.
+        class_names: [K] the label space; an answer's number is its place here.
+
+    Raises:
+        SubmissionError: missing or extra ids, or a class outside the label space.
+    """
+    strangers = [name for name in predictions.class_names if name not in class_names]
+    if strangers:
+        raise SubmissionError(
+            f"predictions name a class outside the label space: `{strangers[0]}`",
+            f"the label space has {', '.join(class_names)}",
+        )
+    wanted, given = set(template.ids), set(predictions.ids)
+    problems = []
+    if missing := [name for name in template.ids if name not in given]:
+        problems.append(f"{len(missing)} ids of the template were not predicted, e.g. `{missing[0]}`")
+    if extra := [name for name in predictions.ids if name not in wanted]:
+        problems.append(f"{len(extra)} predicted ids are not in the template, e.g. `{extra[0]}`")
+    if problems:
+        raise SubmissionError(
+            "; ".join(problems),
+            'check `root`, `id_column` and `suffix` in [predict]; images outside the template: extra = "ignore"',
+        )
+    place = {name: number for number, name in enumerate(class_names)}
+    codes = [place[predictions.class_names[code]] for code in predictions.rows_for(template.ids).codes_N]
+    answers = [str(code) if template.answer == "number" else class_names[code] for code in codes]
+    return template.frame.with_columns(pl.Series(template.answer_column, answers, dtype=pl.String))
+
+
+def share_distance(first_K: NDArray[np.float64], second_K: NDArray[np.float64]) -> float:
+    """Total variation distance of two share vectors, in [0, 1]."""
+    return float(abs(first_K - second_K).sum() / 2)
+
+
+def write_csv(frame: pl.DataFrame, path: Path) -> None:
+    """Writes a whole CSV or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    frame.write_csv(unfinished)
+    unfinished.replace(path)

@@ -1,0 +1,267 @@
+"""One frozen forward, several engines: torch, OpenVINO, ONNX Runtime.
+
+An engine takes uint8 [B, H, W, 3] and gives float32 [B, D]. `streams` calls may run side by side, and
+together they use every processor: convolutions on one thread each, two images at a time, waste less
+than two threads on one image (measured on 2 cores with Lite0 in bf16: 308 against 266 images/s).
+"""
+
+import hashlib
+import json
+import os
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from finefold.data.cachedir import cache_root
+from finefold.data.machine import num_threads, processor_name, versions
+from finefold.errors import EngineError
+from finefold.nn.backbones import Backbone
+from finefold.nn.devices import has_bf16, set_threads
+
+BATCH = 16
+Images = NDArray[np.uint8]
+Features = NDArray[np.float32]
+
+
+class Engine(Protocol):
+    """A frozen forward on one engine at one precision."""
+
+    name: str
+    precision: str
+    streams: int
+
+    def __call__(self, images_BHWC: Images) -> Features: ...
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An engine and its precision, and where the choice came from."""
+
+    engine: str
+    precision: str
+    reason: str
+
+
+class TorchEngine:
+    """Eager torch, channels_last, autocast where bf16 is asked for. One call at a time uses all threads."""
+
+    name = "torch"
+    streams = 1
+
+    def __init__(self, backbone: Backbone, precision: str) -> None:
+        set_threads()
+        self.precision = precision
+        self._module = backbone.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._lock = threading.Lock()
+
+    def __call__(self, images_BHWC: Images) -> Features:
+        is_bf16 = self.precision == "bf16"
+        with self._lock, torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=is_bf16):
+            features_BD: torch.Tensor = self._module(torch.from_numpy(images_BHWC))
+        return features_BD.float().numpy()
+
+
+class OpenVinoEngine:
+    """OpenVINO on the CPU: a stream, and so a thread, per processor."""
+
+    name = "openvino"
+
+    def __init__(self, backbone: Backbone, precision: str) -> None:
+        # importing openvino's model converter reports to its makers unless this module is not to be had
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+        import openvino
+
+        self.precision = precision
+        self.streams = set_threads()
+        core = openvino.Core()
+        settings = {
+            "PERFORMANCE_HINT": "THROUGHPUT",
+            "NUM_STREAMS": str(self.streams),
+            "INFERENCE_NUM_THREADS": str(self.streams),
+            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+        }
+        self._compiled = core.compile_model(core.read_model(exported_model(backbone)), "CPU", settings)
+        self._local = threading.local()
+
+    def __call__(self, images_BHWC: Images) -> Features:
+        if not hasattr(self._local, "request"):
+            self._local.request = self._compiled.create_infer_request()
+        request = self._local.request
+        request.infer({0: images_BHWC}, share_inputs=True)
+        return np.array(request.get_output_tensor(0).data, np.float32)
+
+
+class OnnxRuntimeEngine:
+    """ONNX Runtime on the CPU: as many calls side by side as processors, one thread each."""
+
+    name = "onnxruntime"
+
+    def __init__(self, backbone: Backbone, precision: str) -> None:
+        if precision != "fp32":
+            raise EngineError(f"onnxruntime has no {precision} on the CPU", 'set model.precision = "fp32"')
+        import onnxruntime
+
+        self.precision = precision
+        self.streams = set_threads()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(
+            exported_model(backbone), options, providers=["CPUExecutionProvider"]
+        )
+
+    def __call__(self, images_BHWC: Images) -> Features:
+        return np.asarray(self._session.run(None, {"images": images_BHWC})[0], np.float32)
+
+
+ENGINES: dict[str, Callable[[Backbone, str], Engine]] = {
+    "torch": TorchEngine,
+    "openvino": OpenVinoEngine,
+    "onnxruntime": OnnxRuntimeEngine,
+}
+
+
+def make_engine(backbone: Backbone, choice: Choice) -> Engine:
+    """The engine of a choice.
+
+    Raises:
+        EngineError: its package is not installed, or it cannot run this model.
+    """
+    try:
+        return ENGINES[choice.engine](backbone, choice.precision)
+    except ImportError as reason:
+        raise EngineError(
+            f"the engine `{choice.engine}` is not installed: {reason}", 'pip install "finefold[cpu]"'
+        ) from reason
+    except RuntimeError as reason:
+        raise EngineError(
+            f"the engine `{choice.engine}` cannot run {backbone.name}: {str(reason).splitlines()[0][:200]}",
+            'set model.engine = "torch"',
+        ) from reason
+
+
+def exported_model(backbone: Backbone) -> str:
+    """Path of the backbone as an ONNX file in the cache, made where missing.
+
+    Raises:
+        EngineError: torch cannot export this model.
+    """
+    key = f"{backbone.weights_hash}-{backbone.preprocessing.hash}-torch{torch.__version__}"
+    folder = cache_root() / "exported" / key
+    file = folder / "model.onnx"
+    if file.is_file():
+        (folder / "about.json").touch()
+        return str(file)
+    folder.mkdir(parents=True, exist_ok=True)
+    about = {"kind": "exported", "what": f"{backbone.name} as ONNX"}
+    (folder / "about.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
+    unfinished = folder / f".model.{os.getpid()}.onnx"
+    size = (BATCH, backbone.preprocessing.height_px, backbone.preprocessing.width_px, 3)
+    try:
+        with warnings.catch_warnings(), torch.inference_mode():
+            warnings.simplefilter("ignore")  # the TorchScript exporter is deprecated, and 7x faster than its successor
+            torch.onnx.export(
+                backbone.module,
+                (torch.zeros(size, dtype=torch.uint8),),
+                str(unfinished),
+                dynamo=False,
+                input_names=["images"],
+                output_names=["features"],
+                dynamic_axes={"images": {0: "batch"}, "features": {0: "batch"}},
+            )
+    except Exception as reason:
+        unfinished.unlink(missing_ok=True)
+        message = (str(reason).splitlines() or [type(reason).__name__])[0][:200]
+        raise EngineError(
+            f"{backbone.name} cannot be exported to ONNX: {message}", 'set model.engine = "torch"'
+        ) from reason
+    unfinished.replace(file)
+    return str(file)
+
+
+def choose_engine(backbone: Backbone, *, engine: str, precision: str, report: Callable[[str], None]) -> Choice:
+    """The engine and precision to use; "auto" is measured once per machine and model, and remembered.
+
+    Args:
+        backbone: what is to run.
+        engine: "auto", or an engine's name.
+        precision: "auto" (bf16 where the processor has it and the engine offers it), "fp32" or "bf16".
+        report: told in one line what was measured, and what could not run.
+    """
+    precision = ("bf16" if has_bf16() else "fp32") if precision == "auto" else precision
+    candidates = [engine] if engine != "auto" else list(ENGINES)
+    if engine != "auto":
+        only_fp32 = engine == "onnxruntime" and precision == "bf16"
+        return Choice(engine, "fp32" if only_fp32 else precision, "asked for")
+    conditions = [backbone.name, backbone.preprocessing.hash, precision, processor_name(), num_threads(), versions()]
+    key = hashlib.sha256(json.dumps(conditions).encode()).hexdigest()[:16]
+    note = cache_root() / "engines" / key / "about.json"
+    if note.is_file():
+        known = json.loads(note.read_text(encoding="utf-8"))
+        note.touch()
+        return Choice(known["engine"], known["precision"], "remembered")
+    rates = _measure(backbone, candidates, precision, report)
+    best, used = max(rates, key=lambda pair: rates[pair])
+    note.parent.mkdir(parents=True, exist_ok=True)
+    about = {"kind": "engine", "what": f"the fastest engine for {backbone.name}", "engine": best, "precision": used}
+    about |= {"images_per_second": {f"{name} {kind}": round(rate, 1) for (name, kind), rate in rates.items()}}
+    unfinished = note.with_name(f".about.{os.getpid()}.json")
+    unfinished.write_text(json.dumps(about) + "\n", encoding="utf-8")
+    unfinished.replace(note)
+    return Choice(best, used, "measured")
+
+
+def _measure(
+    backbone: Backbone, candidates: list[str], precision: str, report: Callable[[str], None]
+) -> dict[tuple[str, str], float]:
+    rates: dict[tuple[str, str], float] = {}
+    for name in candidates:
+        used = "fp32" if name == "onnxruntime" else precision
+        try:
+            rates[name, used] = measure_rate(make_engine(backbone, Choice(name, used, "")), backbone)
+        except EngineError as reason:
+            report(f"engine {name} is not used: {reason.message}")
+    shown = ", ".join(f"{name} {used} {rate:.0f}" for (name, used), rate in rates.items())
+    report(f"engines on this machine, images/s: {shown}")
+    return rates
+
+
+def measure_rate(engine: Engine, backbone: Backbone, *, batches: int = 2) -> float:
+    """Images per second on ready tensors, every stream busy: `batches` of 16 each, after one to warm up."""
+    shape = (BATCH, backbone.preprocessing.height_px, backbone.preprocessing.width_px, 3)
+    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    barrier = threading.Barrier(engine.streams + 1)
+    failures: list[Exception] = []
+
+    def work() -> None:
+        try:
+            engine(images)
+        except Exception as reason:
+            failures.append(reason)
+        barrier.wait()
+        for _ in range(0 if failures else batches):
+            engine(images)
+
+    threads = [threading.Thread(target=work) for _ in range(engine.streams)]
+    for thread in threads:
+        thread.start()
+    barrier.wait()
+    start = time.perf_counter()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise EngineError(f"{engine.name} cannot run {backbone.name}: {failures[0]}")
+    return engine.streams * batches * BATCH / (time.perf_counter() - start)
+
+
+def engine_note(engine: Engine) -> dict[str, Any]:
+    """What a run's provenance keeps of its engine."""
+    return {"engine": engine.name, "precision": engine.precision, "streams": engine.streams}

@@ -1,0 +1,84 @@
+"""Linear heads on features: one of K joint classes, or one per attribute whose product is the joint.
+
+Shapes: N samples, D features, K joint classes, C classes of one head.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from finefold.data.labels import LabelSpace
+from finefold.errors import WeightsError
+from finefold.nn.weights import read_header, read_state, write_weights
+
+JOINT = "joint"
+
+
+@dataclass(frozen=True)
+class LinearHead:
+    """logits = features @ weight + bias; standardisation is already folded in.
+
+    Args:
+        weight_DC: float32.
+        bias_C: float32.
+    """
+
+    weight_DC: NDArray[np.float32]
+    bias_C: NDArray[np.float32]
+
+    def logits(self, features_ND: NDArray[Any]) -> NDArray[np.float32]:
+        """[N, D] features -> [N, C] logits."""
+        return features_ND.astype(np.float32) @ self.weight_DC + self.bias_C
+
+    def probs(self, features_ND: NDArray[Any]) -> NDArray[np.float64]:
+        """[N, D] features -> [N, C] probabilities."""
+        return softmax(self.logits(features_ND))
+
+
+@dataclass(frozen=True)
+class FoldHeads:
+    """The heads of one fold.
+
+    Args:
+        heads: `joint` alone, or one head per attribute of the label space.
+    """
+
+    heads: dict[str, LinearHead]
+
+    def joint_probs(self, features_ND: NDArray[Any], space: LabelSpace) -> NDArray[np.float64]:
+        """[N, D] features -> [N, K] probabilities of the joint classes."""
+        if JOINT in self.heads:
+            return self.heads[JOINT].probs(features_ND)
+        return space.joint_probs([self.heads[name].probs(features_ND) for name in space.names])
+
+    def write(self, path: Path, header: dict[str, Any]) -> None:
+        """Safetensors with `header` and the heads' names."""
+        state = {}
+        for name, head in self.heads.items():
+            state[f"{name}.weight"] = torch.from_numpy(head.weight_DC)
+            state[f"{name}.bias"] = torch.from_numpy(head.bias_C)
+        write_weights(path, state, {**header, "heads": list(self.heads)})
+
+    @classmethod
+    def read(cls, path: Path) -> "FoldHeads":
+        """The heads that `write` wrote."""
+        header, state = read_header(path), read_state(path)
+        try:
+            heads = {
+                name: LinearHead(state[f"{name}.weight"].numpy(), state[f"{name}.bias"].numpy())
+                for name in header["heads"]
+            }
+        except KeyError as reason:
+            raise WeightsError(f"{path} lacks {reason}", "the run is broken: train it again") from reason
+        return cls(heads)
+
+
+def softmax(logits_NC: NDArray[np.float32]) -> NDArray[np.float64]:
+    """[N, C] logits -> [N, C] probabilities, in float64."""
+    shifted_NC = logits_NC.astype(np.float64) - logits_NC.max(axis=1, keepdims=True)
+    exp_NC = np.exp(shifted_NC)
+    return np.asarray(exp_NC / exp_NC.sum(axis=1, keepdims=True))

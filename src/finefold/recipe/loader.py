@@ -1,0 +1,72 @@
+"""A recipe from a preset's name or a TOML file, with `a.b=c` overrides on top."""
+
+import tomllib
+from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from finefold.data.strict import load_toml, validate
+from finefold.errors import RecipeError
+from finefold.recipe.schema import Recipe
+
+
+def preset_names() -> list[str]:
+    """Names of the recipes that come with finefold."""
+    folder = resources.files("finefold.recipe") / "presets"
+    return sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml"))
+
+
+def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe called `name`.
+
+    Args:
+        name: a preset, or a path ending in .toml.
+        overrides: `key.path=value`, values in TOML; a bare word is text.
+
+    Raises:
+        RecipeError: no such recipe, or it has unknown keys or wrong values (all at once, with suggestions).
+    """
+    if name.endswith(".toml"):
+        values = load_toml(Path(name), RecipeError)
+    else:
+        values = tomllib.loads(_preset(name))
+    for override in overrides:
+        _set(values, override)
+    return validate(Recipe, values, where=f"recipe `{name}`", error=RecipeError)
+
+
+def _preset(name: str) -> str:
+    names = preset_names()
+    if name not in names:
+        near = get_close_matches(name, names, n=1)
+        suggestion = f"did you mean `{near[0]}`? " if near else ""
+        raise RecipeError(
+            f"there is no recipe `{name}`",
+            f"{suggestion}Recipes that come with finefold: {', '.join(names)}; or give a path ending in .toml",
+        )
+    return (resources.files("finefold.recipe") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
+
+
+def _set(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not all(key.split(".")):
+        raise RecipeError(f"`{override}` is not an override", "write --set key.path=value, e.g. --set split.folds=4")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    *tables, last = key.strip().split(".")
+    for table in tables:
+        values = values.setdefault(table, {})
+        if not isinstance(values, dict):
+            raise RecipeError(f"`{key}`: `{table}` is a value, not a table", "see the preset for the keys there are")
+    values[last] = value
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The recipe as TOML with every value written out, defaults too."""
+    return tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True))

@@ -1,0 +1,74 @@
+"""What a recipe may say. Everything that changes a run's science stands here; each value has a reason."""
+
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from finefold.data.schema import Table
+
+STRENGTHS = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
+
+
+class SplitRecipe(Table):
+    """`[split]`: used where no split file is given."""
+
+    folds: int = Field(5, ge=2, le=100)
+
+
+class ImageRecipe(Table):
+    """`[image]`: departures from the backbone's own preprocessing; none where unset."""
+
+    size_px: int | None = Field(None, ge=32, le=2048)
+    crop_fraction: float | None = Field(None, gt=0, le=1)
+    fit: Literal["crop", "squash"] | None = None
+    max_megapixels: float = Field(100.0, gt=0)
+
+
+class ModelRecipe(Table):
+    """`[model]`: the backbone, its weights, the heads on it, and what computes it."""
+
+    backbone: str = "tf_efficientnet_lite0"
+    weights: str = "embedded"
+    heads: Literal["joint", "per_attribute"] = "joint"
+    engine: Literal["auto", "torch", "openvino", "onnxruntime"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+
+
+class ProbeRecipe(Table):
+    """`[probe]`: linear heads on frozen features, one per fold and strength."""
+
+    strengths: tuple[float, ...] = STRENGTHS
+    max_steps: int = Field(200, ge=1)
+
+    @field_validator("strengths")
+    @classmethod
+    def _positive(cls, strengths: tuple[float, ...]) -> tuple[float, ...]:
+        if not strengths or min(strengths) <= 0 or len(set(strengths)) < len(strengths):
+            raise ValueError("needs different numbers above 0")
+        return tuple(sorted(strengths))
+
+
+class ScoreRecipe(Table):
+    """`[scores]`: how intervals are made."""
+
+    resamples: int = Field(1000, ge=100)
+
+
+class Recipe(Table):
+    """A whole recipe."""
+
+    seed: int = Field(0, ge=0)
+    split: SplitRecipe = SplitRecipe()
+    image: ImageRecipe = ImageRecipe()
+    model: ModelRecipe = ModelRecipe()
+    probe: ProbeRecipe = ProbeRecipe()
+    scores: ScoreRecipe = ScoreRecipe()
+
+    @model_validator(mode="after")
+    def _embedded_is_lite0(self) -> "Recipe":
+        if self.model.weights == "embedded" and self.model.backbone != "tf_efficientnet_lite0":
+            raise ValueError(
+                f'model.weights = "embedded" are tf_efficientnet_lite0\'s; for {self.model.backbone} give a weights '
+                'file, or "pretrained" to download'
+            )
+        return self

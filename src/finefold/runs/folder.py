@@ -1,0 +1,153 @@
+"""A run folder, and the only code that knows the names of the files in it.
+
+`manifest.json` is written last: without it the run is unfinished, and the same command goes on with it.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finefold.errors import RunError
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a run's files lie.
+
+    Args:
+        path: the folder.
+    """
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        return self.path / "recipe.toml"
+
+    @property
+    def data(self) -> Path:
+        return self.path / "data.toml"
+
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples.parquet"
+
+    @property
+    def split(self) -> Path:
+        return self.path / "split.csv"
+
+    @property
+    def backbone(self) -> Path:
+        return self.path / "backbone.safetensors"
+
+    @property
+    def ledger(self) -> Path:
+        return self.path / "oof.parquet"
+
+    @property
+    def scores(self) -> Path:
+        return self.path / "scores.json"
+
+    @property
+    def findings(self) -> Path:
+        return self.path / "findings.json"
+
+    @property
+    def manifest(self) -> Path:
+        return self.path / "manifest.json"
+
+    @property
+    def plan(self) -> Path:
+        return self.path / "unfinished.json"
+
+    def fold(self, number: int) -> Path:
+        """The folder of one fold."""
+        return self.path / f"fold-{number}"
+
+    def fold_weights(self, number: int) -> Path:
+        return self.fold(number) / "weights.safetensors"
+
+    def fold_valid(self, number: int) -> Path:
+        return self.fold(number) / "valid.parquet"
+
+    def picture(self, name: str) -> Path:
+        """An SVG made by the run."""
+        return self.path / f"{name}.svg"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether everything was written."""
+        return self.manifest.is_file()
+
+    def begin(self, fingerprint: Mapping[str, str]) -> None:
+        """Claims the folder for a run, or goes on with the same run where it was interrupted.
+
+        Args:
+            fingerprint: what the run is made of (recipe, samples, split ...), name to hash.
+
+        Raises:
+            RunError: the folder holds a finished run, an unfinished run of something else, or other files.
+        """
+        if self.is_finished:
+            raise RunError(f"{self.path} holds a finished run", "choose another --out; runs are never overwritten")
+        if self.plan.is_file():
+            before = read_json(self.plan)
+            changed = [name for name, value in fingerprint.items() if before.get(name) != value]
+            if changed:
+                raise RunError(
+                    f"{self.path} holds an unfinished run with another {' and '.join(changed)}",
+                    "choose another --out, or delete that folder if you no longer want it",
+                )
+        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise RunError(f"{self.path} exists and is not a run", "choose another --out")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as reason:
+            raise RunError(f"cannot make {self.path}: {reason.strerror}", "choose another --out") from reason
+        write_json(self.plan, fingerprint)
+
+    def finish(self, manifest: Mapping[str, Any]) -> None:
+        """Says the run is whole. Nothing is written to it after this."""
+        write_json(self.manifest, manifest)
+        self.plan.unlink()
+
+    def read_manifest(self) -> dict[str, Any]:
+        """What the run is made of.
+
+        Raises:
+            RunError: there is no run, or it is unfinished.
+        """
+        if not self.path.is_dir():
+            raise RunError(f"there is no run at {self.path}", "give the folder that `finefold train --out` wrote")
+        if not self.is_finished:
+            hint = "give the folder that `finefold train --out` wrote"
+            if self.plan.is_file():
+                hint = "run the same `finefold train` command again: it goes on where it stopped"
+            raise RunError(f"{self.path} is not a finished run", hint)
+        return read_json(self.manifest)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object that finefold wrote."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as reason:
+        raise RunError(f"cannot read {path}: {reason}", "the file is broken: make it again") from reason
+    assert isinstance(values, dict)
+    return values
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Writes a whole JSON file or nothing."""
+    write_text(path, json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a whole text file or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)

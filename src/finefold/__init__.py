@@ -1,3 +1,97 @@
-"""finefold fine-tunes pretrained image classifiers and tells you the truth about them."""
+"""finefold fine-tunes pretrained image classifiers and tells you the truth about them.
+
+The public names load what they need when they are first used, so that importing finefold costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from finefold.data.findings import Finding
+    from finefold.data.labels import Attribute, Bands, LabelSpace
+    from finefold.data.predictions import Ledger, Predictions
+    from finefold.data.preprocessing import Preprocessing
+    from finefold.data.samples import SampleTable
+    from finefold.data.splits import Split, read_split, write_split
+    from finefold.data.synthetic import draw_portraits
+    from finefold.errors import FinefoldError
+    from finefold.metrics.intervals import Score
+    from finefold.recipe.loader import load_recipe
+    from finefold.recipe.schema import Recipe
+    from finefold.steps.evaluate import evaluate
+    from finefold.steps.init import init
+    from finefold.steps.predict import Answers, predict
+    from finefold.steps.reading import Data, read_data
+    from finefold.steps.run import Run, open_run
+    from finefold.steps.split import make_split
+    from finefold.steps.train import train
 
 __version__ = "0.1.0"
+
+_HOME = {
+    "Answers": "steps.predict",
+    "Attribute": "data.labels",
+    "Bands": "data.labels",
+    "Data": "steps.reading",
+    "Finding": "data.findings",
+    "FinefoldError": "errors",
+    "LabelSpace": "data.labels",
+    "Ledger": "data.predictions",
+    "Predictions": "data.predictions",
+    "Preprocessing": "data.preprocessing",
+    "Recipe": "recipe.schema",
+    "Run": "steps.run",
+    "SampleTable": "data.samples",
+    "Score": "metrics.intervals",
+    "Split": "data.splits",
+    "draw_portraits": "data.synthetic",
+    "evaluate": "steps.evaluate",
+    "init": "steps.init",
+    "load_recipe": "recipe.loader",
+    "make_split": "steps.split",
+    "open_run": "steps.run",
+    "predict": "steps.predict",
+    "read_data": "steps.reading",
+    "read_split": "data.splits",
+    "train": "steps.train",
+    "write_split": "data.splits",
+}
+
+__all__ = [
+    "Answers",
+    "Attribute",
+    "Bands",
+    "Data",
+    "Finding",
+    "FinefoldError",
+    "LabelSpace",
+    "Ledger",
+    "Predictions",
+    "Preprocessing",
+    "Recipe",
+    "Run",
+    "SampleTable",
+    "Score",
+    "Split",
+    "draw_portraits",
+    "evaluate",
+    "init",
+    "load_recipe",
+    "make_split",
+    "open_run",
+    "predict",
+    "read_data",
+    "read_split",
+    "train",
+    "write_split",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'finefold' has no attribute '{name}'")
+    return getattr(import_module(f"finefold.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

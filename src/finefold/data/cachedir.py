@@ -3,10 +3,14 @@
 import json
 import os
 import shutil
+import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from finefold.errors import CacheError
 
 SECONDS_PER_DAY = 86_400
 
@@ -16,6 +20,30 @@ def cache_root() -> Path:
     if chosen := os.environ.get("FINEFOLD_CACHE"):
         return Path(chosen).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "finefold"
+
+
+def write_about(folder: Path, about: Mapping[str, Any]) -> None:
+    """Says in `folder` what it holds; the note's age is the last use.
+
+    Raises:
+        CacheError: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        unfinished = folder / f".about.{os.getpid()}.{threading.get_ident()}"
+        unfinished.write_text(json.dumps(dict(about), indent=1) + "\n", encoding="utf-8")
+        unfinished.replace(folder / "about.json")
+    except OSError as reason:
+        raise cannot_write(folder, reason) from reason
+
+
+def cannot_write(folder: Path, reason: OSError) -> CacheError:
+    """The error for a full or read-only disk."""
+    return CacheError(
+        f"cannot write to the cache {folder}: {reason.strerror}",
+        "free some space (`finefold cache --clear --older-than 7` clears what was not used for a week), "
+        "or choose another place with FINEFOLD_CACHE. What was cached before is still valid",
+    )
 
 
 @dataclass(frozen=True)

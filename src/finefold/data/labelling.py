@@ -41,9 +41,7 @@ def label_samples(frame: pl.DataFrame, space: LabelSpace, patches: Path | None) 
     is_trained_N = (train_NA >= 0).all(axis=1)
     train_N = space.joint_codes(np.maximum(train_NA, 0))
     names = {
-        attribute.name: pl.Series(
-            np.asarray(attribute.classes, dtype=object)[codes_N].tolist(), dtype=pl.String
-        )
+        attribute.name: pl.Series(np.asarray(attribute.classes, dtype=object)[codes_N].tolist(), dtype=pl.String)
         for attribute, codes_N in zip(space.attributes, codes_NA.T, strict=True)
     }
     return frame.select("id", "path", "group", "source").with_columns(
@@ -68,9 +66,7 @@ def _label(frame: pl.DataFrame, attribute: Attribute) -> _Labelled:
     codes = {value: None if value is None else attribute.class_of(value) for value in values}
     strangers = [value for value, code in codes.items() if code is None]
     if strangers:
-        count = int(
-            raw.is_in([v for v in strangers if v is not None]).fill_null(False).sum() + raw.null_count()
-        )
+        count = int(raw.is_in([v for v in strangers if v is not None]).fill_null(False).sum() + raw.null_count())
         shown = ", ".join("(empty)" if value is None else f"`{value}`" for value in strangers[:5])
         raise DataError(
             f"{where}: {count} samples have a value no class claims: {shown}",
@@ -97,21 +93,15 @@ def _train_codes(attribute: Attribute, numbers_N: NDArray[np.float64]) -> NDArra
     return codes_N
 
 
-def _apply_patches(
-    frame: pl.DataFrame, space: LabelSpace, labelled: dict[str, _Labelled], patches: Path
-) -> None:
+def _apply_patches(frame: pl.DataFrame, space: LabelSpace, labelled: dict[str, _Labelled], patches: Path) -> None:
     """Corrects codes in place. Each row names a sample or a group, and what the label was before."""
     try:
         table = pl.read_csv(patches, infer_schema=False)
     except (OSError, pl.exceptions.PolarsError) as reason:
-        raise DataError(
-            f"cannot read the patches {patches}: {reason}", "mend `[samples] patches`"
-        ) from reason
+        raise DataError(f"cannot read the patches {patches}: {reason}", "mend `[samples] patches`") from reason
     lacking = [name for name in PATCH_COLUMNS[:4] if name not in table.columns]
     if lacking:
-        raise DataError(
-            f"{patches.name} lacks the columns {', '.join(lacking)}", f"it has {', '.join(table.columns)}"
-        )
+        raise DataError(f"{patches.name} lacks the columns {', '.join(lacking)}", f"it has {', '.join(table.columns)}")
     attributes = {attribute.name: attribute for attribute in space.attributes}
     rows_of: dict[str, list[int]] = {}
     for row, (sample, group) in enumerate(frame.select("id", "group").iter_rows()):
@@ -148,12 +138,7 @@ def _apply_patch(
     if before in code and after in code:
         matching = rows[values.codes_N[rows] == code[before]]
         values.codes_N[matching] = values.train_N[matching] = code[after]
-    elif (
-        attribute.bands is not None
-        and values.numbers_N is not None
-        and _is_number(before)
-        and _is_number(after)
-    ):
+    elif attribute.bands is not None and values.numbers_N is not None and _is_number(before) and _is_number(after):
         matching = rows[values.numbers_N[rows] == float(before)]
         values.numbers_N[matching] = float(after)
         values.codes_N[matching] = attribute.bands.codes_for(values.numbers_N[matching])

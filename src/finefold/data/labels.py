@@ -42,9 +42,7 @@ class Bands:
         if any(not low < high for low, high in zip(self.upper, self.upper[1:], strict=False)):
             raise DataError(f"bands do not rise, so one of them would hold nobody: {bounds}", hint)
         if self.upper[-1] != math.inf:
-            raise DataError(
-                f"bands do not cover every number: nothing holds {self.upper[-1]:g} and above", hint
-            )
+            raise DataError(f"bands do not cover every number: nothing holds {self.upper[-1]:g} and above", hint)
 
     @classmethod
     def from_mapping(cls, bounds: Mapping[str, float | str]) -> "Bands":
@@ -81,18 +79,14 @@ class Attribute:
     def __post_init__(self) -> None:
         where = f"[attributes.{self.name}]"
         if self.name in RESERVED:
-            raise DataError(
-                f"{where}: `{self.name}` is a name the sample table uses itself", "name it otherwise"
-            )
+            raise DataError(f"{where}: `{self.name}` is a name the sample table uses itself", "name it otherwise")
         if len(self.classes) < 2:
             raise DataError(
                 f"{where} needs at least two classes, got: {', '.join(self.classes) or 'none'}",
                 "with a single class there is nothing to learn; add the other class's images or values",
             )
         if repeated := sorted({name for name in self.classes if self.classes.count(name) > 1}):
-            raise DataError(
-                f"{where}: class named twice: {', '.join(repeated)}", "give every class its own name"
-            )
+            raise DataError(f"{where}: class named twice: {', '.join(repeated)}", "give every class its own name")
         if self.bands is None and (self.train_bands or self.train_drop):
             raise DataError(f"{where}: train_bands and train_drop need `bands`", "say what evaluation uses")
         if self.bands and self.train_bands and self.bands.names != self.train_bands.names:

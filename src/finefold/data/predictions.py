@@ -44,9 +44,7 @@ class Predictions:
             raise DataError("probabilities are negative, infinite or not numbers")
         if len(self.ids) and abs(self.probs_NK.sum(axis=1) - 1).max() > SUM_TOLERANCE:
             worst = self.ids[int(abs(self.probs_NK.sum(axis=1) - 1).argmax())]
-            raise DataError(
-                f"the probabilities of `{worst}` do not sum to 1", "pass probabilities, not logits"
-            )
+            raise DataError(f"the probabilities of `{worst}` do not sum to 1", "pass probabilities, not logits")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -134,9 +132,7 @@ class Ledger:
         try:
             frame = pl.read_parquet(path)
         except (OSError, pl.exceptions.PolarsError) as reason:
-            raise RunError(
-                f"cannot read the ledger {path}: {reason}", "the run is broken: train it again"
-            ) from reason
+            raise RunError(f"cannot read the ledger {path}: {reason}", "the run is broken: train it again") from reason
         names = tuple(name for name in frame.columns if name not in LEDGER_COLUMNS)
         code = {name: number for number, name in enumerate(names)}
         return cls(

@@ -48,9 +48,7 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         if min(self.height_px, self.width_px) < 8:
-            raise DataError(
-                f"an input of {self.width_px}x{self.height_px} px is too small", "use at least 8 px"
-            )
+            raise DataError(f"an input of {self.width_px}x{self.height_px} px is too small", "use at least 8 px")
         if not 0 < self.crop_fraction <= 1:
             raise DataError(f"crop_fraction is {self.crop_fraction}", "choose a value in (0, 1]")
         if min(self.std) <= 0:
@@ -82,16 +80,12 @@ class Preprocessing:
         height, width = image_HWC.shape[:2]
         crop_h, crop_w = self._window(height, width)
         top, left = (height - crop_h) // 2, (width - crop_w) // 2
-        return self._resize(
-            image_HWC[top : top + crop_h, left : left + crop_w], self.height_px, self.width_px
-        )
+        return self._resize(image_HWC[top : top + crop_h, left : left + crop_w], self.height_px, self.width_px)
 
     def _window(self, height: int, width: int) -> tuple[int, int]:
         """Height and width, in the image's own pixels, of the centre that becomes the input."""
         scale = min(height / self.height_px, width / self.width_px) * self.crop_fraction
-        return max(1, min(height, round(self.height_px * scale))), max(
-            1, min(width, round(self.width_px * scale))
-        )
+        return max(1, min(height, round(self.height_px * scale))), max(1, min(width, round(self.width_px * scale)))
 
     def _resize(self, image_HWC: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
         if image_HWC.shape[:2] == (height, width):

@@ -57,9 +57,7 @@ def recognise(folder: Path) -> Layout:
         DataError: the folder does not exist, or nothing in it looks like labelled images.
     """
     if not folder.is_dir():
-        raise DataError(
-            f"the folder {folder} does not exist", "give the folder that holds your images and labels"
-        )
+        raise DataError(f"the folder {folder} does not exist", "give the folder that holds your images and labels")
     for look in (_mask_layout, _elpv, _table_beside_images, _class_folders):
         layout = look(folder)
         if layout is not None:
@@ -102,9 +100,7 @@ def _mask_layout(folder: Path) -> Layout | None:
     if strangers:
         tables["samples"]["ignore"] = [f"{name}/*" for name in strangers]
     notes = (
-        [f"{len(strangers)} folders are not named like a person and are ignored: {strangers[0]}"]
-        if strangers
-        else []
+        [f"{len(strangers)} folders are not named like a person and are ignored: {strangers[0]}"] if strangers else []
     )
     notes.append("the group is the folder: all photos of a person stay in one fold")
     _add_template(tables, folder, notes)
@@ -186,9 +182,7 @@ def _table_beside_images(folder: Path) -> Layout | None:
         if suffix:
             samples["suffix"] = suffix
         notes = [f"labels come from {', '.join(labels)} of {file.name}; images from column {path_column}"]
-        group = next(
-            (name for name in rows.columns if name.lower() in GROUP_NAMES and name not in labels), None
-        )
+        group = next((name for name in rows.columns if name.lower() in GROUP_NAMES and name not in labels), None)
         if group:
             samples["group"] = group
             notes.append(f"the group is `{group}`: its images stay in one fold")
@@ -234,9 +228,7 @@ def _path_column(folder: Path, file: Path, rows: pl.DataFrame) -> tuple[Path, st
 
 def _label_columns(rows: pl.DataFrame, path_column: str) -> list[str]:
     """The column with a label's usual name; else every text column of few, repeated values."""
-    columns = [
-        name for name in rows.columns if name != path_column and name.lower() not in {*GROUP_NAMES, "fold"}
-    ]
+    columns = [name for name in rows.columns if name != path_column and name.lower() not in {*GROUP_NAMES, "fold"}]
     few = {name: 2 <= rows[name].n_unique() <= min(MAX_CLASSES, rows.height // 2) for name in columns}
     usual = [name for name in columns if name.lower() in LABEL_NAMES and few[name]]
     return usual[:1] or [name for name in columns if few[name] and rows[name].n_unique() <= 20]
@@ -292,7 +284,5 @@ def _is_image(path: Path) -> bool:
 def _subfolders(folder: Path) -> list[str]:
     if not folder.is_dir():
         return []
-    names = (
-        child.name for child in folder.iterdir() if child.is_dir() and not is_hidden_or_system(child.name)
-    )
+    names = (child.name for child in folder.iterdir() if child.is_dir() and not is_hidden_or_system(child.name))
     return sorted(names, key=natural_key)

@@ -40,12 +40,8 @@ class SampleTable:
         missing = [name for name in (*COLUMNS, *self.space.names) if name not in self.frame.columns]
         assert not missing, f"sample table lacks {missing}"
         if self.frame.is_empty():
-            raise DataError(
-                f"no samples in {self.root}", "check `root` and the template, csv or class folders"
-            )
-        _check_unique(
-            self.frame, "id", "two samples have the id", "give `[samples] id` a column without repeats"
-        )
+            raise DataError(f"no samples in {self.root}", "check `root` and the template, csv or class folders")
+        _check_unique(self.frame, "id", "two samples have the id", "give `[samples] id` a column without repeats")
         _check_unique(self.frame, "path", "two samples share the file", "list every image once")
 
     def __len__(self) -> int:

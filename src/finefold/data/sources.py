@@ -82,15 +82,9 @@ def _attribute(name: str, table: AttributeTable) -> Attribute:
             train_bands=Bands.from_mapping(table.train_bands) if table.train_bands else None,
             train_drop=tuple(table.train_drop),
         )
-    classes = (
-        table.classes
-        if isinstance(table.classes, dict)
-        else {value: [value] for value in table.classes or []}
-    )
+    classes = table.classes if isinstance(table.classes, dict) else {value: [value] for value in table.classes or []}
     drop = tuple(table.train_drop)
-    return Attribute(
-        name, tuple(classes), column, patterns=tuple(map(tuple, classes.values())), train_drop=drop
-    )
+    return Attribute(name, tuple(classes), column, patterns=tuple(map(tuple, classes.values())), train_drop=drop)
 
 
 def read_samples(spec: DataSpec) -> SampleTable:
@@ -120,9 +114,7 @@ def _from_listing(table: SamplesTable, root: Path) -> pl.DataFrame:
     if not root.is_dir():
         raise DataError(f"the folder {root} does not exist", "mend `[samples] root` in data.toml")
     paths = [
-        path
-        for path in list_images(root).paths
-        if not any(fnmatchcase(path, pattern) for pattern in table.ignore)
+        path for path in list_images(root).paths if not any(fnmatchcase(path, pattern) for pattern in table.ignore)
     ]
     return pl.DataFrame({"path": paths}, schema={"path": pl.String})
 
@@ -194,9 +186,7 @@ def read_rows(file: Path, *, separator: str = ",", columns: list[str] | None = N
             infer_schema=False,
         )
     except pl.exceptions.PolarsError as reason:
-        raise DataError(
-            f"cannot read {file}: {reason}", "check `separator` and `columns` in data.toml"
-        ) from reason
+        raise DataError(f"cannot read {file}: {reason}", "check `separator` and `columns` in data.toml") from reason
 
 
 def _column(frame: pl.DataFrame, name: str, key: str) -> pl.Series:
@@ -208,9 +198,7 @@ def _column(frame: pl.DataFrame, name: str, key: str) -> pl.Series:
     column = frame[name]
     if column.null_count():
         row = column.is_null().arg_true()[0]
-        raise DataError(
-            f"[samples] {key} = `{name}`: row {row + 1} has no value", "fill it in, or drop the row"
-        )
+        raise DataError(f"[samples] {key} = `{name}`: row {row + 1} has no value", "fill it in, or drop the row")
     return column
 
 
@@ -237,9 +225,7 @@ def _parse(frame: pl.DataFrame, column: str, template: str, key: str) -> pl.Data
     found = _column(frame, column, key).str.extract_groups(pattern).struct.unnest()
     clash = [name for name in found.columns if name in frame.columns]
     if clash:
-        raise DataError(
-            f"[samples] {key} names `{clash[0]}`, a column that exists already", "name the field otherwise"
-        )
+        raise DataError(f"[samples] {key} names `{clash[0]}`, a column that exists already", "name the field otherwise")
     misfits = frame[column].filter(found[found.columns[0]].is_null())
     if len(misfits):
         raise DataError(

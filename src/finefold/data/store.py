@@ -6,7 +6,6 @@ before their index records, so a process killed at any moment leaves at most row
 No locks: processes write segments of their own, and two that compute the same row do no harm.
 """
 
-import json
 import os
 import threading
 import time
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from finefold.errors import CacheError
+from finefold.data.cachedir import cannot_write, write_about
 
 _RECORD = np.dtype([("key", "<u8"), ("rest", "<u8"), ("crc", "<u4")])
 
@@ -50,9 +49,7 @@ class ContentStore:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
-    def open(
-        cls, folder: Path, shape: Sequence[int], dtype: DTypeLike, *, about: Mapping[str, Any]
-    ) -> "ContentStore":
+    def open(cls, folder: Path, shape: Sequence[int], dtype: DTypeLike, *, about: Mapping[str, Any]) -> "ContentStore":
         """The store in `folder`, with all rows that any process has finished writing.
 
         Args:
@@ -61,11 +58,7 @@ class ContentStore:
             dtype: of one row.
             about: what the rows are, written beside them for a person who looks; its age is the last use.
         """
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "about.json").write_text(json.dumps(dict(about), indent=1) + "\n", encoding="utf-8")
-        except OSError as reason:
-            raise _cannot_write(folder, reason) from reason
+        write_about(folder, about)
         store = cls(folder, tuple(shape), np.dtype(dtype))
         store.refresh()
         return store
@@ -179,7 +172,7 @@ class _Writer:
             rows = os.open(folder / f"{name}.rows", flags, 0o644)
             return cls(folder / name, rows, os.open(folder / f"{name}.index", flags, 0o644))
         except OSError as reason:
-            raise _cannot_write(folder, reason) from reason
+            raise cannot_write(folder, reason) from reason
 
     def append(self, rows: bytes, records: bytes) -> None:
         try:
@@ -188,7 +181,7 @@ class _Writer:
         except OSError as reason:
             for handle, size in zip((self.rows, self.index), self.num_bytes, strict=True):
                 os.truncate(handle, size)  # shrinking needs no space
-            raise _cannot_write(self.path.parent, reason) from reason
+            raise cannot_write(self.path.parent, reason) from reason
         self.num_bytes = (self.num_bytes[0] + len(rows), self.num_bytes[1] + len(records))
 
     def close(self) -> None:
@@ -200,11 +193,3 @@ def _write_all(handle: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(handle, view) :]
-
-
-def _cannot_write(folder: Path, reason: OSError) -> CacheError:
-    return CacheError(
-        f"cannot write to the cache {folder}: {reason.strerror}",
-        "free some space: `finefold cache --clear --older-than 7d`; or choose another place with FINEFOLD_CACHE. "
-        "What was cached before is still valid",
-    )

@@ -17,9 +17,7 @@ def load_toml(path: Path, error: type[FinefoldError]) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as reason:
-        raise error(
-            f"cannot read {path}: {reason.strerror}", "give the path of an existing TOML file"
-        ) from reason
+        raise error(f"cannot read {path}: {reason.strerror}", "give the path of an existing TOML file") from reason
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as reason:
         raise error(f"{path} is not valid TOML: {reason}", "mend the line it names") from reason
 

@@ -39,9 +39,7 @@ class Template:
         return self.frame[self.id_column].to_list()
 
 
-def read_template(
-    path: Path, *, id_column: str, answer_column: str, answer: Literal["number", "name"]
-) -> Template:
+def read_template(path: Path, *, id_column: str, answer_column: str, answer: Literal["number", "name"]) -> Template:
     """A CSV template.
 
     Raises:
@@ -56,9 +54,7 @@ def read_template(
             )
     ids = frame[id_column]
     if ids.null_count():
-        raise SubmissionError(
-            f"{path.name}: {ids.null_count()} rows have no id", "fill them in, or drop the rows"
-        )
+        raise SubmissionError(f"{path.name}: {ids.null_count()} rows have no id", "fill them in, or drop the rows")
     repeated = ids.filter(ids.is_duplicated()).unique(maintain_order=True)
     if len(repeated):
         raise SubmissionError(

@@ -62,9 +62,7 @@ def confusion_matrix(labels_N: NDArray[Any], predicted_N: NDArray[Any], num_clas
     """
     labels_N, predicted_N = np.asarray(labels_N), np.asarray(predicted_N)
     if labels_N.shape != predicted_N.shape or labels_N.ndim != 1:
-        raise ValueError(
-            f"labels have shape {labels_N.shape}, predictions {predicted_N.shape}; expected [N] twice"
-        )
+        raise ValueError(f"labels have shape {labels_N.shape}, predictions {predicted_N.shape}; expected [N] twice")
     check_codes("labels", labels_N, num_classes)
     check_codes("predictions", predicted_N, num_classes)
     cells_N = labels_N.astype(np.int64) * num_classes + predicted_N
@@ -110,7 +108,7 @@ def scores_from_counts(hits: NDArray[Any], support: NDArray[Any], predicted: NDA
     )
 
 
-def log_loss_N(probs_NK: NDArray[Any], labels_N: NDArray[Any]) -> FloatArray:  # noqa: N802 it carries its shape
+def log_loss_N(probs_NK: NDArray[Any], labels_N: NDArray[Any]) -> FloatArray:
     """Negative log probability of the true class, per sample, in nats.
 
     Probabilities are raised to at least 2.2e-16 (the float64 epsilon, whatever the type they are

@@ -78,15 +78,11 @@ def group_codes(groups_N: NDArray[Any]) -> tuple[IntArray, int]:
         [N] code of each row's group, and G.
     """
     groups_N = np.asarray(groups_N)
-    names, codes_N = np.unique(
-        groups_N.astype(str) if groups_N.dtype == object else groups_N, return_inverse=True
-    )
+    names, codes_N = np.unique(groups_N.astype(str) if groups_N.dtype == object else groups_N, return_inverse=True)
     return codes_N.astype(np.int64), len(names)
 
 
-def group_bootstrap_weights(
-    num_groups: int, *, resamples: int = RESAMPLES, seed: int = 0
-) -> Iterator[IntArray]:
+def group_bootstrap_weights(num_groups: int, *, resamples: int = RESAMPLES, seed: int = 0) -> Iterator[IntArray]:
     """Draw `num_groups` groups with replacement, `resamples` times.
 
     Yields:
@@ -114,9 +110,7 @@ def group_sums(columns_NC: Any, groups_N: IntArray, num_groups: int) -> Any:
         [G, C] scipy sparse matrix.
     """
     num_rows = len(groups_N)
-    members_GN = sparse.csr_array(
-        (np.ones(num_rows), (groups_N, np.arange(num_rows))), shape=(num_groups, num_rows)
-    )
+    members_GN = sparse.csr_array((np.ones(num_rows), (groups_N, np.arange(num_rows))), shape=(num_groups, num_rows))
     return members_GN @ columns_NC
 
 

@@ -83,9 +83,7 @@ def summarise(
     joint = _Answers(tuple(class_names), labels_N.astype(np.int64), probs_NK.argmax(axis=1))
     of_attribute = {name: _attribute_answers(probs_NK, joint.labels, *of) for name, of in attributes.items()}
     groups, num_groups = group_codes(groups_N)
-    counts, losses_R = _resample(
-        [joint, *of_attribute.values()], losses_N, groups, num_groups, resamples, seed
-    )
+    counts, losses_R = _resample([joint, *of_attribute.values()], losses_N, groups, num_groups, resamples, seed)
 
     breakdown = _breakdown(joint, counts[0])
     loss = Score.from_resamples(losses_N.mean(), losses_R, len(losses_N))
@@ -143,9 +141,7 @@ def _count_columns(answers: _Answers) -> Any:
     rows_N = np.arange(num_samples)
     hits = answers.labels == answers.predicted
     rows = np.concatenate([rows_N[hits], rows_N, rows_N])
-    columns = np.concatenate(
-        [answers.labels[hits], num_classes + answers.labels, 2 * num_classes + answers.predicted]
-    )
+    columns = np.concatenate([answers.labels[hits], num_classes + answers.labels, 2 * num_classes + answers.predicted])
     return sparse.csr_array((np.ones(len(rows)), (rows, columns)), shape=(num_samples, 3 * num_classes))
 
 
@@ -177,17 +173,13 @@ def _class_score(name: str, scores: ClassScores, resampled: ClassScores, k: int)
     if support == 0:
         return None
     with_class = resampled.support[:, k] > 0
-    return Score.from_resamples(
-        getattr(scores, name)[k], getattr(resampled, name)[with_class, k], support
-    ).to_dict()
+    return Score.from_resamples(getattr(scores, name)[k], getattr(resampled, name)[with_class, k], support).to_dict()
 
 
 def _fold_scores(answers: _Answers, losses_N: FloatArray, folds_N: NDArray[Any], fold: Any) -> dict[str, Any]:
     """The scores of one fold, and the classes it has no sample of."""
     of_fold = folds_N == fold
-    confusion = confusion_matrix(
-        answers.labels[of_fold], answers.predicted[of_fold], len(answers.class_names)
-    )
+    confusion = confusion_matrix(answers.labels[of_fold], answers.predicted[of_fold], len(answers.class_names))
     scores = scores_from_confusion(confusion)
     return {
         "fold": int(fold),
@@ -230,9 +222,7 @@ def _check_ledger(
     for name, (names, codes_K) in attributes.items():
         owned[f"attribute `{name}`"] = (names, np.asarray(codes_K), len(names))
         if np.shape(codes_K) != (num_classes,):
-            mistakes.append(
-                f"attribute `{name}` has codes of shape {np.shape(codes_K)}, expected ({num_classes},)"
-            )
+            mistakes.append(f"attribute `{name}` has codes of shape {np.shape(codes_K)}, expected ({num_classes},)")
     for what, (names, codes, num_codes) in owned.items():
         if len(set(names)) != len(names):
             mistakes.append(f"{what} names are not unique: {list(names)}")

@@ -3,7 +3,10 @@
 Shapes: B images, H x W pixels, D features.
 """
 
+import hashlib
+import json
 import os
+import shutil
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -12,9 +15,20 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from finefold.data.cachedir import cache_root, write_about
+from finefold.data.machine import versions
 from finefold.data.preprocessing import Fit, Interpolation, Preprocessing
 from finefold.errors import WeightsError
-from finefold.nn.weights import State, embedded_file, lay_onto, read_header, read_state, state_hash, write_weights
+from finefold.nn.weights import (
+    State,
+    embedded_file,
+    file_hash,
+    lay_onto,
+    read_header,
+    read_state,
+    state_hash,
+    write_weights,
+)
 
 EMBEDDED_BACKBONE = "tf_efficientnet_lite0"
 TORCHVISION = "torchvision:"
@@ -39,51 +53,49 @@ class Frozen(nn.Module):
 
 @dataclass(frozen=True)
 class Backbone:
-    """A frozen feature extractor.
+    """A frozen feature extractor, kept as one file; the network is built only when something asks for it.
 
     Args:
+        file: safetensors whose header holds the other fields.
         name: a timm name, or `torchvision:<name>`.
-        network: normalised float [B, 3, H, W] -> [B, D] or [B, D, 1, 1], in evaluation mode.
         preprocessing: what makes an image its input.
         weights_hash: over the network's tensors.
+        num_features: D.
     """
 
+    file: Path
     name: str
-    network: nn.Module
     preprocessing: Preprocessing
     weights_hash: str
+    num_features: int
 
-    @property
-    def module(self) -> Frozen:
-        """uint8 [B, H, W, 3] -> [B, D]."""
-        return Frozen(self.network, self.preprocessing).eval()
+    @classmethod
+    def read(cls, file: Path) -> "Backbone":
+        """The backbone in `file`, by its header alone.
 
-    def num_features(self) -> int:
-        """D, by a look at one blank image."""
-        blank = torch.zeros(1, self.preprocessing.height_px, self.preprocessing.width_px, 3, dtype=torch.uint8)
-        with torch.inference_mode():
-            return int(self.module(blank).shape[1])
+        Raises:
+            WeightsError: no such file, or not a backbone.
+        """
+        header = read_header(file)
+        if header.get("kind") != "backbone":
+            raise WeightsError(f"{file} holds no backbone", "give the backbone.safetensors of a run")
+        preprocessing = Preprocessing.from_dict(header["preprocessing"])
+        return cls(file, header["name"], preprocessing, header["weights_hash"], header["num_features"])
 
-    def write(self, path: Path) -> None:
-        """Safetensors, with name, preprocessing and hash in the header."""
-        header = {
-            "kind": "backbone",
-            "name": self.name,
-            "preprocessing": self.preprocessing.to_dict(),
-            "weights_hash": self.weights_hash,
-        }
-        write_weights(path, self.network.state_dict(), header)
+    def copy_to(self, file: Path) -> None:
+        """Puts the backbone into `file`, so that a run needs no cache."""
+        unfinished = file.with_name(f".{file.name}")
+        shutil.copyfile(self.file, unfinished)
+        unfinished.replace(file)
 
-
-def read_backbone(path: Path) -> Backbone:
-    """The backbone that `Backbone.write` wrote, without looking at any other file."""
-    header = read_header(path)
-    network, _ = _build(header["name"], pretrained=False)
-    lay_onto(network, read_state(path), where=str(path))
-    return _frozen(header["name"], network, Preprocessing.from_dict(header["preprocessing"]))
+    def build(self) -> Frozen:
+        """The network: uint8 [B, H, W, 3] -> float [B, D], in evaluation mode, nothing trainable."""
+        network, _ = _build(self.name, pretrained=False)
+        lay_onto(network, read_state(self.file), where=str(self.file))
+        return Frozen(network, self.preprocessing).eval().requires_grad_(False)
 
 
-def make_backbone(
+def find_backbone(
     name: str,
     weights: str,
     *,
@@ -91,7 +103,7 @@ def make_backbone(
     crop_fraction: float | None = None,
     fit: Fit | None = None,
 ) -> Backbone:
-    """The backbone called `name` with its weights.
+    """The backbone called `name` with its weights, in finefold's own form in the cache; made where missing.
 
     Args:
         name: a timm name, or `torchvision:<name>`.
@@ -101,36 +113,56 @@ def make_backbone(
     Raises:
         WeightsError: unknown name, missing weights, or weights that do not fit.
     """
-    network, preprocessing = _build(name, pretrained=weights == "pretrained")
-    if weights == "embedded":
-        if name != EMBEDDED_BACKBONE:
-            raise WeightsError(f"the embedded weights are {EMBEDDED_BACKBONE}'s, not {name}'s", "give a weights file")
-        lay_onto(network, read_state(embedded_file()), where="the embedded weights file")
-        preprocessing = replace(preprocessing, mean=(127.0,) * 3, std=(128.0,) * 3)  # the package's (x - 127) / 128
-    elif weights != "pretrained":
-        lay_onto(network, _without_classifier(read_state(Path(weights).expanduser()), name), where=weights)
-    preprocessing = replace(
-        preprocessing,
-        height_px=size_px or preprocessing.height_px,
-        width_px=size_px or preprocessing.width_px,
-        crop_fraction=crop_fraction or preprocessing.crop_fraction,
-        fit=fit or preprocessing.fit,
+    source = (
+        None if weights == "pretrained" else embedded_file() if weights == "embedded" else Path(weights).expanduser()
     )
-    return _frozen(name, network, preprocessing)
+    if weights == "embedded" and name != EMBEDDED_BACKBONE:
+        raise WeightsError(f"the embedded weights are {EMBEDDED_BACKBONE}'s, not {name}'s", "give a weights file")
+    origin = "pretrained" if source is None else file_hash(source)
+    address = [name, origin, weights == "embedded", size_px, crop_fraction, fit, versions()["timm"]]
+    folder = cache_root() / "backbones" / hashlib.sha256(json.dumps(address).encode()).hexdigest()[:16]
+    file = folder / "backbone.safetensors"
+    if not file.is_file():
+        network, preprocessing = _load(name, source, is_embedded=weights == "embedded")
+        preprocessing = replace(
+            preprocessing,
+            height_px=size_px or preprocessing.height_px,
+            width_px=size_px or preprocessing.width_px,
+            crop_fraction=crop_fraction or preprocessing.crop_fraction,
+            fit=fit or preprocessing.fit,
+        )
+        _write(file, name, network, preprocessing)
+    write_about(folder, {"kind": "backbones", "what": f"{name}, {weights} weights"})
+    return Backbone.read(file)
 
 
-def _frozen(name: str, network: nn.Module, preprocessing: Preprocessing) -> Backbone:
-    network.eval().requires_grad_(False)
-    return Backbone(name, network, preprocessing, state_hash(network.state_dict()))
+def _load(name: str, source: Path | None, *, is_embedded: bool) -> tuple[nn.Module, Preprocessing]:
+    network, preprocessing = _build(name, pretrained=source is None)
+    if source is not None:
+        lay_onto(network, _without_classifier(read_state(source)), where=str(source))
+    if is_embedded:  # the package's (x - 127) / 128
+        preprocessing = replace(preprocessing, mean=(127.0, 127.0, 127.0), std=(128.0, 128.0, 128.0))
+    return network, preprocessing
 
 
-def _without_classifier(state: State, name: str) -> State:
-    """torchvision's classifier stands last and has no place in the backbone; timm's is dropped by name."""
-    return (
-        {key: value for key, value in state.items() if not key.startswith(("classifier.", "fc.", "head.fc."))}
-        if (name)
-        else state
-    )
+def _write(file: Path, name: str, network: nn.Module, preprocessing: Preprocessing) -> None:
+    module = Frozen(network, preprocessing).eval()
+    blank = torch.zeros(1, preprocessing.height_px, preprocessing.width_px, 3, dtype=torch.uint8)
+    with torch.inference_mode():
+        num_features = int(module(blank).shape[1])
+    header = {
+        "kind": "backbone",
+        "name": name,
+        "preprocessing": preprocessing.to_dict(),
+        "weights_hash": state_hash(network.state_dict()),
+        "num_features": num_features,
+    }
+    write_weights(file, network.state_dict(), header)
+
+
+def _without_classifier(state: State) -> State:
+    """The backbone has no place for a classifier, whatever it is called."""
+    return {key: value for key, value in state.items() if not key.startswith(("classifier.", "fc.", "head.fc."))}
 
 
 def _build(name: str, *, pretrained: bool) -> tuple[nn.Module, Preprocessing]:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from finefold.data.cachedir import cache_root
+from finefold.data.cachedir import cache_root, write_about
 from finefold.data.machine import num_threads, processor_name, versions
 from finefold.errors import EngineError
 from finefold.nn.backbones import Backbone
@@ -59,7 +59,7 @@ class TorchEngine:
     def __init__(self, backbone: Backbone, precision: str) -> None:
         set_threads()
         self.precision = precision
-        self._module = backbone.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._module = backbone.build().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._lock = threading.Lock()
 
     def __call__(self, images_BHWC: Images) -> Features:
@@ -157,19 +157,16 @@ def exported_model(backbone: Backbone) -> str:
     key = f"{backbone.weights_hash}-{backbone.preprocessing.hash}-torch{torch.__version__}"
     folder = cache_root() / "exported" / key
     file = folder / "model.onnx"
+    write_about(folder, {"kind": "exported", "what": f"{backbone.name} as ONNX"})
     if file.is_file():
-        (folder / "about.json").touch()
         return str(file)
-    folder.mkdir(parents=True, exist_ok=True)
-    about = {"kind": "exported", "what": f"{backbone.name} as ONNX"}
-    (folder / "about.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
     unfinished = folder / f".model.{os.getpid()}.onnx"
     size = (BATCH, backbone.preprocessing.height_px, backbone.preprocessing.width_px, 3)
     try:
         with warnings.catch_warnings(), torch.inference_mode():
             warnings.simplefilter("ignore")  # the TorchScript exporter is deprecated, and 7x faster than its successor
             torch.onnx.export(
-                backbone.module,
+                backbone.build(),
                 (torch.zeros(size, dtype=torch.uint8),),
                 str(unfinished),
                 dynamo=False,
@@ -197,33 +194,27 @@ def choose_engine(backbone: Backbone, *, engine: str, precision: str, report: Ca
         report: told in one line what was measured, and what could not run.
     """
     precision = ("bf16" if has_bf16() else "fp32") if precision == "auto" else precision
-    candidates = [engine] if engine != "auto" else list(ENGINES)
     if engine != "auto":
         only_fp32 = engine == "onnxruntime" and precision == "bf16"
         return Choice(engine, "fp32" if only_fp32 else precision, "asked for")
     conditions = [backbone.name, backbone.preprocessing.hash, precision, processor_name(), num_threads(), versions()]
     key = hashlib.sha256(json.dumps(conditions).encode()).hexdigest()[:16]
-    note = cache_root() / "engines" / key / "about.json"
-    if note.is_file():
-        known = json.loads(note.read_text(encoding="utf-8"))
-        note.touch()
-        return Choice(known["engine"], known["precision"], "remembered")
-    rates = _measure(backbone, candidates, precision, report)
+    folder = cache_root() / "engines" / key
+    if (folder / "about.json").is_file():
+        about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+        write_about(folder, about)
+        return Choice(about["engine"], about["precision"], "remembered")
+    rates = _measure(backbone, precision, report)
     best, used = max(rates, key=lambda pair: rates[pair])
-    note.parent.mkdir(parents=True, exist_ok=True)
-    about = {"kind": "engine", "what": f"the fastest engine for {backbone.name}", "engine": best, "precision": used}
-    about |= {"images_per_second": {f"{name} {kind}": round(rate, 1) for (name, kind), rate in rates.items()}}
-    unfinished = note.with_name(f".about.{os.getpid()}.json")
-    unfinished.write_text(json.dumps(about) + "\n", encoding="utf-8")
-    unfinished.replace(note)
+    about = {"kind": "engines", "what": f"the fastest engine for {backbone.name}", "engine": best, "precision": used}
+    about["images_per_second"] = {f"{name} {kind}": round(rate, 1) for (name, kind), rate in rates.items()}
+    write_about(folder, about)
     return Choice(best, used, "measured")
 
 
-def _measure(
-    backbone: Backbone, candidates: list[str], precision: str, report: Callable[[str], None]
-) -> dict[tuple[str, str], float]:
+def _measure(backbone: Backbone, precision: str, report: Callable[[str], None]) -> dict[tuple[str, str], float]:
     rates: dict[tuple[str, str], float] = {}
-    for name in candidates:
+    for name in ENGINES:
         used = "fp32" if name == "onnxruntime" else precision
         try:
             rates[name, used] = measure_rate(make_engine(backbone, Choice(name, used, "")), backbone)

@@ -64,7 +64,6 @@ class PrefixCache:
     backbone: Backbone
     choice: Choice
     max_pixels: int
-    num_features: int
 
     def open(self) -> ContentStore:
         """The rows cached so far."""
@@ -76,7 +75,7 @@ class PrefixCache:
             f"{self.choice.engine} {self.choice.precision}"
         )
         folder = cache_root() / "features" / key
-        return ContentStore.open(folder, (self.num_features,), DTYPE, about={"kind": "features", "what": what})
+        return ContentStore.open(folder, (self.backbone.num_features,), DTYPE, about={"kind": "features", "what": what})
 
     def compute(self, ids: Sequence[str], paths: Sequence[Path], *, advance: Progress = lambda _: None) -> Features:
         """Features of images, from the cache where they are in it.

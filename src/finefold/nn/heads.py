@@ -20,19 +20,21 @@ JOINT = "joint"
 
 @dataclass(frozen=True)
 class LinearHead:
-    """logits = features @ weight + bias; standardisation is already folded in.
+    """logits = sign(x) |x|^power @ weight + bias; standardisation is already folded into weight and bias.
 
     Args:
         weight_DC: float32.
         bias_C: float32.
+        power: of every feature.
     """
 
     weight_DC: NDArray[np.float32]
     bias_C: NDArray[np.float32]
+    power: float = 1.0
 
     def logits(self, features_ND: NDArray[Any]) -> NDArray[np.float32]:
         """[N, D] features -> [N, C] logits."""
-        return features_ND.astype(np.float32) @ self.weight_DC + self.bias_C
+        return raise_features(features_ND, self.power) @ self.weight_DC + self.bias_C
 
     def probs(self, features_ND: NDArray[Any]) -> NDArray[np.float64]:
         """[N, D] features -> [N, C] probabilities."""
@@ -56,12 +58,13 @@ class FoldHeads:
         return space.joint_probs([self.heads[name].probs(features_ND) for name in space.names])
 
     def write(self, path: Path, header: dict[str, Any]) -> None:
-        """Safetensors with `header` and the heads' names."""
+        """Safetensors with `header`, and with the names and powers of the heads."""
         state = {}
         for name, head in self.heads.items():
             state[f"{name}.weight"] = torch.from_numpy(head.weight_DC)
             state[f"{name}.bias"] = torch.from_numpy(head.bias_C)
-        write_weights(path, state, {**header, "heads": list(self.heads)})
+        powers = {name: head.power for name, head in self.heads.items()}
+        write_weights(path, state, {**header, "heads": powers})
 
     @classmethod
     def read(cls, path: Path) -> "FoldHeads":
@@ -69,12 +72,28 @@ class FoldHeads:
         header, state = read_header(path), read_state(path)
         try:
             heads = {
-                name: LinearHead(state[f"{name}.weight"].numpy(), state[f"{name}.bias"].numpy())
-                for name in header["heads"]
+                name: LinearHead(state[f"{name}.weight"].numpy(), state[f"{name}.bias"].numpy(), power)
+                for name, power in header["heads"].items()
             }
         except KeyError as reason:
             raise WeightsError(f"{path} lacks {reason}", "the run is broken: train it again") from reason
         return cls(heads)
+
+
+def raise_features(features_ND: NDArray[Any], power: float) -> NDArray[np.float32]:
+    """sign(x) |x|^power of every feature, in float32.
+
+    A power below 1 evens out features that are mostly small and sometimes large, as pooled activations
+    are, before a linear model sees them.
+
+    References:
+        Perronnin, Sanchez, Mensink, Improving the Fisher kernel for large-scale image classification,
+        ECCV 2010, section 3.2.
+    """
+    plain_ND = features_ND.astype(np.float32)
+    if power == 1:
+        return plain_ND
+    return np.asarray(np.sign(plain_ND) * np.abs(plain_ND) ** np.float32(power))
 
 
 def softmax(logits_NC: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -4,15 +4,15 @@ For fold f and strength s, on the rows of the other folds,
 
     minimise  sum_n loss(y_n, W'z_n + b) + s/2 |W|^2        (the intercept b is free)
 
-where z are features standardised with the mean and deviation of those rows: scikit-learn's
-LogisticRegression(C=1/s) on StandardScaler's output. All F x S problems share the features, so one
+where z are features (raised to a power) standardised with the mean and deviation of those rows:
+scikit-learn's LogisticRegression(C=1/s) on StandardScaler's output. All F x S problems share the features, so one
 matrix product serves them all: standardisation is folded into the weights, z'W = x'(W/d) - m'(W/d).
 
 Shapes: N rows, D features, C classes, F folds, S strengths, P = F x S problems (folds slowest).
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from finefold.nn.devices import set_threads
-from finefold.nn.heads import LinearHead
+from finefold.nn.heads import LinearHead, raise_features
 from finefold.nn.lbfgs import minimise
 
-ROUGH = 1e-4  # nats per row that all problems may be above their minimum, to choose a strength
-FINE = 1e-7  # and the chosen ones, of which predictions are made
+ROUGH = 3e-4  # nats per row that all problems may be above their minimum, to choose a strength
+FINE = 1e-6  # and the chosen ones, of which predictions are made
 ROWS_AT_ONCE = 16_384  # bounds memory: logits of all problems for so many rows at a time
 
 Progress = Callable[[str, int], None]
@@ -57,6 +57,7 @@ def fit_probe(
     *,
     num_classes: int,
     strengths: Sequence[float],
+    power: float = 1.0,
     max_steps: int = 200,
     advance: Progress = lambda _stage, _step: None,
 ) -> Probe:
@@ -72,25 +73,27 @@ def fit_probe(
         folds_N: which fold holds each row out, 0..F-1.
         num_classes: C.
         strengths: candidates, each > 0.
+        power: of every feature, see `heads.raise_features`.
         max_steps: of the optimiser.
         advance: told (which of two stages, step).
     """
     set_threads()
     num_folds, num_strengths = int(folds_N.max()) + 1, len(strengths)
-    problems = _Problems(features_ND, train_labels_N, folds_N, num_classes, num_folds, tuple(strengths))
+    raised_ND = raise_features(features_ND, power)
+    problems = _Problems(raised_ND, train_labels_N, folds_N, num_classes, num_folds, tuple(strengths))
     everything_P = torch.arange(num_folds * num_strengths)
     fit = partial(minimise, problems.loss_and_gradient, precondition=problems.precondition, max_steps=max_steps)
     start_PX = torch.zeros(len(everything_P), (problems.num_features + 1) * num_classes)
     rough_PX = fit(start_PX, everything_P, tolerance=ROUGH, advance=lambda step: advance("all strengths", step))
-    probs_SNC = _out_of_fold(problems.to_heads(rough_PX), features_ND, folds_N)
+    probs_SNC = _out_of_fold(problems.to_heads(rough_PX), raised_ND, folds_N)
     losses_FS = _fold_losses(probs_SNC, labels_N, folds_N, num_folds)
     best_F = _best_for_other_folds(losses_FS, np.bincount(folds_N, minlength=num_folds))
     chosen_F = torch.from_numpy(best_F) + torch.arange(num_folds) * num_strengths
     fine_FX = fit(rough_PX[chosen_F], chosen_F, tolerance=FINE, advance=lambda step: advance("chosen strengths", step))
     heads = problems.to_heads(fine_FX, chosen_F)
     return Probe(
-        tuple(head for (head,) in heads),
-        _out_of_fold(heads, features_ND, folds_N)[0],
+        tuple(replace(head, power=power) for (head,) in heads),
+        _out_of_fold(heads, raised_ND, folds_N)[0],
         tuple(float(strengths[best]) for best in best_F),
         losses_FS,
     )
@@ -238,7 +241,9 @@ class _Problems:
 
     def to_heads(self, weights_QX: Tensor, problems_Q: Tensor | None = None) -> list[list[LinearHead]]:
         """[F][S] heads on plain features, of all problems or of as many of each fold."""
-        _, plain_QDC, plain_bias_QC = self._unfold(weights_QX, torch.arange(len(weights_QX)) if problems_Q is None else problems_Q)
+        _, plain_QDC, plain_bias_QC = self._unfold(
+            weights_QX, torch.arange(len(weights_QX)) if problems_Q is None else problems_Q
+        )
         per_fold = len(weights_QX) // len(self.num_rows_F)
         heads = [LinearHead(w.numpy(), b.numpy()) for w, b in zip(plain_QDC, plain_bias_QC, strict=True)]
         return [heads[start : start + per_fold] for start in range(0, len(heads), per_fold)]

@@ -105,6 +105,21 @@ def state_hash(state: State) -> str:
     return digest.hexdigest()[:16]
 
 
+def file_hash(path: Path) -> str:
+    """16 hex digits over a file's bytes.
+
+    Raises:
+        WeightsError: there is no such file.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError as reason:
+        raise WeightsError(
+            f"cannot read the weights {path}: {reason.strerror}", "give the path of a .safetensors, .pth or .pt file"
+        ) from reason
+
+
 def write_weights(path: Path, state: State, header: dict[str, Any]) -> None:
     """Writes safetensors with `header` as JSON under the key `finefold` of its metadata; whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)

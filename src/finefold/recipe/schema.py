@@ -6,7 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from finefold.data.schema import Table
 
-STRENGTHS = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
+STRENGTHS = (10.0, 30.0, 100.0, 300.0, 1000.0)
 
 
 class SplitRecipe(Table):
@@ -38,6 +38,7 @@ class ProbeRecipe(Table):
     """`[probe]`: linear heads on frozen features, one per fold and strength."""
 
     strengths: tuple[float, ...] = STRENGTHS
+    power: float = Field(0.5, gt=0, le=1)
     max_steps: int = Field(200, ge=1)
 
     @field_validator("strengths")

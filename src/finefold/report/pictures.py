@@ -56,9 +56,7 @@ def draw_confusion(confusion: ArrayLike, class_names: Sequence[str], *, title: s
     counts_KK, names = np.asarray(confusion), [_shown(name) for name in class_names]
     num_classes = len(names)
     if counts_KK.shape != (num_classes, num_classes) or not names:
-        raise ValueError(
-            f"confusion has shape {counts_KK.shape}, expected K x K for {num_classes} class names"
-        )
+        raise ValueError(f"confusion has shape {counts_KK.shape}, expected K x K for {num_classes} class names")
     support_K = counts_KK.sum(axis=1)
     shares_KK = counts_KK / np.maximum(support_K, 1)[:, None]
     names_in = _widest_in(names, TEXT_PT)
@@ -347,7 +345,5 @@ def _drawing_style() -> Iterator[None]:
 def _to_svg(figure: Figure, title: str) -> str:
     """The figure as SVG text that holds no date and no version."""
     buffer = io.StringIO()
-    figure.savefig(
-        buffer, format="svg", metadata={"Date": None, "Creator": "finefold", "Title": _clean(title)}
-    )
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": "finefold", "Title": _clean(title)})
     return buffer.getvalue().replace("'DejaVu Sans'", FONTS)

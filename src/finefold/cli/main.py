@@ -1,0 +1,224 @@
+"""The command line: parse, call one step, print. stdout is data, stderr everything else."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+import finefold
+from finefold.errors import FinefoldError
+
+app = typer.Typer(
+    name="finefold",
+    help="Fine-tune pretrained image classifiers with cross-validation, and learn the truth about them.",
+    epilog="Start with: finefold demo, or: finefold init FOLDER",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+INTERRUPTED = 130
+DataFile = Annotated[Path, typer.Argument(help="data.toml, as `finefold init` writes it", metavar="DATA.toml")]
+RunDir = Annotated[Path, typer.Argument(help="a folder that `finefold train --out` wrote", metavar="RUN")]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of tables")]
+
+
+def run() -> None:
+    """The program: 0 done, 1 foreseen failure, 2 usage or recipe mistake, 130 interrupted."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(arguments: list[str]) -> int:
+    """Runs one command; its exit code."""
+    import click
+
+    try:
+        code = app(args=arguments, standalone_mode=False)
+    except FinefoldError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message(), file=sys.stderr)
+        return 2
+    except click.ClickException as error:
+        _print_usage_error(error)
+        return 2
+    except (KeyboardInterrupt, click.Abort):
+        print("interrupted: run the same command again, what was cached is reused", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        return 0
+    return code if isinstance(code, int) else 0
+
+
+def _print_usage_error(error: Any) -> None:
+    context = getattr(error, "ctx", None)
+    print(f"error: {error.format_message()}", file=sys.stderr)
+    name = context.command_path if context else "finefold"
+    print(f"\nhint: {name} --help shows what can be said", file=sys.stderr)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(finefold.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
+    ] = False,
+) -> None:
+    """Runs before every command."""
+
+
+@app.command(epilog="Example: finefold demo --data portraits")
+def demo(
+    data: Annotated[
+        Literal["elpv", "portraits"], typer.Option(help="solar cells from the elpv-dataset package, or drawn people")
+    ] = "elpv",
+    out: Annotated[Path, typer.Option(help="folder for everything the demo makes")] = Path("finefold-demo"),
+) -> None:
+    """Run the main job on images that are at hand: folder to submission, with scores."""
+    from finefold.cli import show
+    from finefold.cli.progress import progress
+    from finefold.steps.demo import demo as step
+
+    with progress() as told:
+        made = step(data=data, out=out, progress=told)
+    show.demo(made)
+
+
+@app.command(epilog="Example: finefold init photos/ --out data.toml")
+def init(
+    folder: Annotated[Path, typer.Argument(help="a folder with labelled images")],
+    out: Annotated[
+        Path, typer.Option(help="where to write data.toml; never inside your data unless you say so")
+    ] = Path("data.toml"),
+    as_json: AsJson = False,
+) -> None:
+    """Recognise how a folder is laid out, say what is there, and write data.toml."""
+    from finefold.cli import show
+    from finefold.cli.progress import progress
+    from finefold.steps.init import init as step
+
+    with progress() as told:
+        found = step(folder, out=out, progress=told)
+    show.initialised(found, as_json=as_json)
+
+
+@app.command(epilog="Example: finefold split data.toml --folds 5 --seed 0")
+def split(
+    data: DataFile,
+    folds: Annotated[int, typer.Option(help="how many")] = 5,
+    seed: Annotated[int, typer.Option(help="another seed, another split")] = 0,
+    out: Annotated[Path | None, typer.Option(help="a CSV; DATA.split.csv beside DATA.toml by default")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Deal samples to folds: groups stay whole, every class is spread as evenly as can be."""
+    from finefold.cli import show
+    from finefold.cli.progress import progress
+    from finefold.steps.reading import read_data
+    from finefold.steps.split import split as step
+
+    with progress() as told:
+        made = step(read_data(data), folds=folds, seed=seed, out=out, progress=told)
+    show.split(made, as_json=as_json)
+
+
+@app.command(epilog="Example: finefold train data.toml --recipe probe --set model.heads=per_attribute --out runs/first")
+def train(
+    data: DataFile,
+    out: Annotated[Path, typer.Option(help="the run's folder; never overwritten")],
+    recipe: Annotated[str, typer.Option(help="a preset's name, or a TOML file")] = "probe",
+    split: Annotated[
+        Path | None, typer.Option(help="a split file; DATA.split.csv by default, made where absent")
+    ] = None,
+    override: Annotated[
+        list[str] | None, typer.Option("--set", help="key.path=value on top of the recipe; repeat it")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train every fold and write a run: weights, out-of-fold ledger, scores, pictures."""
+    from finefold.recipe.loader import load_recipe
+
+    chosen = load_recipe(recipe, override or [])  # before torch: a misspelt key answers at once
+    from finefold.cli import show
+    from finefold.cli.progress import progress
+    from finefold.steps.reading import read_data
+    from finefold.steps.train import train as step
+
+    with progress() as told:
+        made = step(read_data(data), split, recipe=chosen, out=out, progress=told)
+    show.trained(made, as_json=as_json)
+
+
+@app.command(epilog="Example: finefold evaluate runs/first --json")
+def evaluate(run: RunDir, as_json: AsJson = False) -> None:
+    """Print a run's out-of-fold scores with 95 % intervals: overall, per attribute, class and fold."""
+    from finefold.cli import show
+    from finefold.steps.evaluate import evaluate as step
+    from finefold.steps.run import open_run
+
+    opened = open_run(run)
+    show.scores(opened, step(opened), as_json=as_json)
+
+
+@app.command(epilog="Example: finefold predict runs/first --out submission.csv")
+def predict(
+    run: RunDir,
+    images: Annotated[Path | None, typer.Argument(help="a folder; by default [predict] of the run's data.toml")] = None,
+    out: Annotated[Path, typer.Option(help="the answer file; a JSON of where it came from lies beside it")] = Path(
+        "submission.csv"
+    ),
+    strict: Annotated[bool, typer.Option("--strict", help="exit 1 where a test image is unreadable")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Answer for unlabelled images with the mean of all folds, and write a checked submission."""
+    from finefold.cli import show
+    from finefold.cli.progress import progress
+    from finefold.steps.predict import write_answers
+    from finefold.steps.run import open_run
+
+    with progress() as told:
+        answers, written = write_answers(open_run(run), images, out=out, strict=strict, progress=told)
+    show.answers(answers, written, as_json=as_json)
+
+
+@app.command(epilog="Example: finefold cache --clear --older-than 30")
+def cache(
+    clear: Annotated[
+        bool, typer.Option("--clear", help="remove cached work; everything, unless limited below")
+    ] = False,
+    older_than: Annotated[
+        float | None, typer.Option(help="clear what was not used for so many days", metavar="DAYS")
+    ] = None,
+    max_size: Annotated[
+        str | None, typer.Option(help="clear the least recently used beyond this size, e.g. 2GB")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what is cached (features, exported models), or clear it."""
+    from finefold.cli import show
+    from finefold.steps import cache as step
+
+    keep_bytes = parse_size(max_size) if max_size else None
+    if not clear and (older_than is not None or keep_bytes is not None):
+        raise typer.BadParameter("--older-than and --max-size say what --clear removes: add --clear")
+    state = step.clear(older_than_days=older_than, keep_bytes=keep_bytes) if clear else step.look()
+    show.cache(state, was_cleared=clear, as_json=as_json)
+
+
+def parse_size(text: str) -> int:
+    """ "2GB" -> bytes; decimal units."""
+    units: dict[str, int] = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "B": 1}
+    plain = text.strip().upper()
+    unit = next((unit for unit in units if plain.endswith(unit)), "")
+    try:
+        return round(float(plain.removesuffix(unit)) * units.get(unit, 1))
+    except ValueError:
+        raise typer.BadParameter(f"`{text}` is not a size: write 500MB or 2GB") from None

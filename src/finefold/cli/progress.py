@@ -1,0 +1,89 @@
+"""Stages on stderr: bars with rate and time left on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from finefold.steps import progress as steps
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+class _RateColumn(ProgressColumn):
+    """Units per second over the whole stage."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.0f} {task.fields['unit']}/s", style="dim")
+
+
+class Bars:
+    """Progress bars on a terminal."""
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+
+    @contextmanager
+    def stage(self, name: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+        task = self._bars.add_task(name, total=total or None, unit=unit)
+        yield lambda done: self._bars.advance(task, done)
+        completed = self._bars.tasks[task].completed
+        self._bars.update(task, total=completed, completed=completed)
+
+    def say(self, line: str) -> None:
+        """Prints above the bars."""
+        self._bars.console.print(Text(line))
+
+
+class Lines:
+    """A line every few seconds and one when a stage ends, for logs."""
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream = stream
+        self._clock = clock
+
+    @contextmanager
+    def stage(self, name: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+        start = last = self._clock()
+        done = 0
+
+        def advance(count: int) -> None:
+            nonlocal done, last
+            done += count
+            now = self._clock()
+            if now - last >= SECONDS_BETWEEN_LINES:
+                last = now
+                left = f", {(total - done) * (now - start) / done:.0f} s left" if total and done else ""
+                self.say(f"{name}: {done:,}{f' of {total:,}' if total else ''} {unit}{left}")
+
+        yield advance
+        seconds = self._clock() - start
+        rate = f", {done / seconds:,.0f} {unit}/s" if seconds > 0.05 else ""
+        self.say(f"{name}: {done:,} {unit} in {seconds:.1f} s{rate}")
+
+    def say(self, line: str) -> None:
+        """One line, at once."""
+        print(line, file=self._stream, flush=True)
+
+
+@contextmanager
+def progress() -> Iterator[steps.Progress]:
+    """Progress on stderr, as fits where it goes."""
+    if not sys.stderr.isatty():
+        yield Lines(sys.stderr)
+        return
+    columns = (
+        TextColumn("{task.description:<10}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        _RateColumn(),
+        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        yield Bars(bars)

@@ -1,0 +1,78 @@
+"""A finished run as a value: what the verbs after `train` start from."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finefold.data.labels import LabelSpace
+from finefold.data.predictions import Ledger
+from finefold.data.sources import DataSpec, read_spec
+from finefold.recipe.loader import load_recipe
+from finefold.recipe.schema import Recipe
+from finefold.runs.folder import RunFolder
+from finefold.steps.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from finefold.steps.predict import Answers
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Args:
+        folder: its files.
+        manifest: what it is made of.
+        spec: its data.toml.
+        recipe: its recipe.
+    """
+
+    folder: RunFolder
+    manifest: dict[str, Any]
+    spec: DataSpec
+    recipe: Recipe
+
+    @property
+    def space(self) -> LabelSpace:
+        """The attributes and their classes."""
+        return self.spec.space
+
+    @property
+    def num_folds(self) -> int:
+        """Number of folds, and so of models."""
+        return int(self.manifest["num_folds"])
+
+    @property
+    def train_shares_K(self) -> NDArray[np.float64]:
+        """[K] class shares of what training saw."""
+        return np.asarray(self.manifest["train_shares"])
+
+    def ledger(self) -> Ledger:
+        """The out-of-fold predictions."""
+        return Ledger.read(self.folder.ledger)
+
+    def scores(self) -> dict[str, Any]:
+        """The ledger in numbers: see `finefold evaluate`."""
+        from finefold.steps.evaluate import evaluate
+
+        return evaluate(self)
+
+    def predict(self, images: str | Path | None = None, *, progress: Progress = SILENT) -> "Answers":
+        """Probabilities for a folder of images: see `finefold predict`."""
+        from finefold.steps.predict import predict
+
+        return predict(self, images, progress=progress)
+
+
+def open_run(path: str | Path) -> Run:
+    """The run in a folder.
+
+    Raises:
+        RunError: there is no finished run.
+    """
+    folder = RunFolder(Path(path))
+    manifest = folder.read_manifest()
+    return Run(folder, manifest, read_spec(folder.data), load_recipe(str(folder.recipe)))

@@ -1,0 +1,102 @@
+"""`finefold split`: folds for all later runs, as a file."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from finefold.data.findings import Finding
+from finefold.data.samples import SampleTable
+from finefold.data.splits import (
+    Split,
+    SplitBalance,
+    check_split_covers,
+    check_trainable,
+    describe_balance,
+    read_split,
+    split_from_folds,
+    write_split,
+)
+from finefold.data.splits import make_split as deal
+from finefold.errors import SplitError
+from finefold.steps.progress import SILENT, Progress
+from finefold.steps.reading import Data, check_images
+
+
+@dataclass(frozen=True)
+class SplitMade:
+    """A split and how even it came out.
+
+    Args:
+        split: the folds.
+        balance: counts per fold and class, and what could not be reached.
+        file: where it was written.
+        samples: the readable samples it covers.
+        findings: images that were left out.
+    """
+
+    split: Split
+    balance: SplitBalance
+    file: Path
+    samples: SampleTable
+    findings: tuple[Finding, ...]
+
+
+def split(
+    data: Data, *, folds: int = 5, seed: int = 0, out: str | Path | None = None, progress: Progress = SILENT
+) -> SplitMade:
+    """Splits the readable samples into folds, stratified on all joint classes, groups kept whole.
+
+    A column of fold numbers that data.toml names is taken as it is.
+
+    Raises:
+        SplitError: there is no such split, or `out` exists and holds another one.
+    """
+    samples, findings = check_images(data.samples, progress=progress)
+    made = make(samples, folds=folds, seed=seed)
+    file = Path(out) if out is not None else data.default_split
+    if file.exists() and read_split(file).hash != made.hash:
+        raise SplitError(
+            f"{file} holds another split",
+            "runs on different splits cannot be compared: give another --out, or delete the file if no run needs it",
+        )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_split(made, file)
+    balance = describe_balance(made, labels_for(made, samples), samples.space.class_names)
+    return SplitMade(made, balance, file, samples, tuple(findings))
+
+
+def make(samples: SampleTable, *, folds: int, seed: int) -> Split:
+    """A split of samples: the user's own column of folds where there is one, else a balanced one."""
+    groups = samples.groups if samples.is_grouped else None
+    names = samples.space.class_names
+    if samples.fold is not None:
+        own = split_from_folds(samples.ids, samples.fold.to_list(), samples.groups)
+        check_trainable(own, labels_for(own, samples), names)
+        return own
+    return deal(samples.ids, samples.labels_N, groups, class_names=names, folds=folds, seed=seed)
+
+
+def check_fits(given: Split, samples: SampleTable) -> Split:
+    """A given split, less samples that are not there to be read, once it is known to fit.
+
+    Raises:
+        SplitError: it lacks samples, knows others, lets a group cross folds, or leaves a class untrainable.
+    """
+    check_split_covers(given, samples.ids, samples.groups)
+    check_trainable(given, labels_for(given, samples), samples.space.class_names)
+    return given
+
+
+def labels_for(split: Split, samples: SampleTable) -> list[int]:
+    """Joint codes in the split's own order."""
+    label_of = dict(zip(samples.ids, samples.labels_N.tolist(), strict=True))
+    return [label_of[name] for name in split.frame["id"]]
+
+
+def make_split(data: Data, *, folds: int = 5, seed: int = 0, progress: Progress = SILENT) -> Split:
+    """The split that `split` would write, kept in memory.
+
+    Raises:
+        SplitError: there is no such split.
+    """
+    samples, _ = check_images(data.samples, progress=progress)
+    return make(samples, folds=folds, seed=seed)

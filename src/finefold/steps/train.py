@@ -1,0 +1,233 @@
+"""`finefold train`: samples and a recipe -> a run with its ledger, scores and pictures."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import tomli_w
+from numpy.typing import NDArray
+
+from finefold.data.findings import Finding
+from finefold.data.predictions import Ledger, Predictions, write_parquet
+from finefold.data.samples import SampleTable
+from finefold.data.schema import DataFile
+from finefold.data.splits import Split, read_split, write_split
+from finefold.errors import SplitError
+from finefold.nn.backbones import Backbone, find_backbone
+from finefold.nn.engines import choose_engine
+from finefold.nn.features import PrefixCache
+from finefold.nn.heads import JOINT, FoldHeads, LinearHead
+from finefold.nn.probe import fit_probe
+from finefold.recipe.loader import dump_recipe, load_recipe
+from finefold.recipe.schema import Recipe
+from finefold.report.pictures import draw_class_bars, draw_confusion
+from finefold.runs.folder import RunFolder, write_json, write_text
+from finefold.runs.provenance import provenance, text_hash
+from finefold.steps.evaluate import score
+from finefold.steps.progress import SILENT, Progress
+from finefold.steps.reading import Data, without_unreadable
+from finefold.steps.run import Run, open_run
+from finefold.steps.split import check_fits, make
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """Heads of every fold, and what they say of the rows they did not see."""
+
+    heads: tuple[FoldHeads, ...]
+    predictions: Predictions
+    strengths: dict[str, list[float]]
+
+
+def train(
+    data: Data,
+    split: Split | str | Path | None = None,
+    *,
+    recipe: str | Recipe = "probe",
+    overrides: Sequence[str] = (),
+    out: str | Path,
+    progress: Progress = SILENT,
+) -> Run:
+    """Trains a head for every fold on the cached features and writes the run.
+
+    Args:
+        data: what `read_data` gave.
+        split: a split or its file; without one, the file `finefold split` wrote beside data.toml, and
+            failing that a split made by the recipe.
+        recipe: a preset's name, a TOML file's path, or a recipe.
+        overrides: `key.path=value`, on top of the recipe.
+        out: the run's folder; it must not hold a finished run.
+        progress: told of the stages.
+
+    Raises:
+        RecipeError, SplitError, RunError, WeightsError, EngineError, CacheError, DataError: see each.
+    """
+    start = time.perf_counter()
+    chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
+    folder = RunFolder(Path(out))
+    given = _given_split(data, split, chosen, progress)
+    recipe_text = dump_recipe(chosen)
+    folder.begin(
+        {
+            "recipe": text_hash(recipe_text),
+            "data": data.samples.hash,
+            "split": given.hash if given else f"made with seed {chosen.seed}",
+        }
+    )
+    model, image = chosen.model, chosen.image
+    backbone = find_backbone(
+        model.backbone, model.weights, size_px=image.size_px, crop_fraction=image.crop_fraction, fit=image.fit
+    )
+    choice = choose_engine(backbone, engine=model.engine, precision=model.precision, report=progress.say)
+    cache = PrefixCache(backbone, choice, round(image.max_megapixels * 1e6))
+    with progress.stage("features", len(data.samples), "images") as advance:
+        features = cache.compute(data.samples.ids, data.samples.paths, advance=advance)
+    samples = without_unreadable(data.samples, list(features.findings))
+    for finding in features.findings:
+        progress.say(f"left out: {finding.ids[0]}: {finding.evidence['reason']}")
+    folds = _folds(given, samples, features.findings, chosen)
+    fitted = _fit(features.rows_ND[features.is_readable_N], samples, folds, chosen, progress)
+    _write_inputs(folder, data, samples, folds, recipe_text, backbone)
+    _write_folds(folder, fitted, samples, folds, backbone)
+    _write_results(folder, fitted.predictions, samples, folds, chosen, features.findings)
+    folder.finish(
+        {
+            **provenance(),
+            "seconds": round(time.perf_counter() - start, 2),
+            "hashes": {"recipe": text_hash(recipe_text), "data": samples.hash, "split": folds.hash},
+            "backbone": {"name": backbone.name, "weights": backbone.weights_hash},
+            "preprocessing": {**backbone.preprocessing.to_dict(), "hash": backbone.preprocessing.hash},
+            "engine": {"name": choice.engine, "precision": choice.precision, "choice": choice.reason},
+            "features": {"images": len(data.samples), "computed": features.num_computed},
+            "strengths": fitted.strengths,
+            "train_shares": train_shares(samples).tolist(),
+            "class_names": list(samples.space.class_names),
+            "num_folds": folds.num_folds,
+        }
+    )
+    return open_run(folder.path)
+
+
+def _given_split(data: Data, split: Split | str | Path | None, recipe: Recipe, progress: Progress) -> Split | None:
+    """The split that was passed in, or lies beside data.toml; None where the recipe is to make one."""
+    if isinstance(split, Split):
+        return split
+    if split is None and not data.default_split.is_file():
+        return None
+    file = Path(split) if split is not None else data.default_split
+    given = read_split(file)
+    progress.say(f"split: {file}, {given.num_folds} folds")
+    if "folds" in recipe.split.model_fields_set and recipe.split.folds != given.num_folds:
+        raise SplitError(
+            f"the recipe asks for split.folds = {recipe.split.folds}, and {file} has {given.num_folds}",
+            "leave split.folds out, or give another --split",
+        )
+    return given
+
+
+def _folds(given: Split | None, samples: SampleTable, findings: Sequence[Finding], recipe: Recipe) -> Split:
+    """The split of the readable samples."""
+    if given is None:
+        return make(samples, folds=recipe.split.folds, seed=recipe.seed)
+    lost = [sample for finding in findings for sample in finding.ids]
+    return check_fits(Split(given.frame.filter(~pl.col("id").is_in(lost))), samples)
+
+
+def _fit(
+    features_ND: NDArray[np.float16], samples: SampleTable, split: Split, recipe: Recipe, progress: Progress
+) -> _Fitted:
+    """One head per fold on the joint class, or one per fold and attribute."""
+    space, folds_N = samples.space, split.folds_for(samples.ids)
+    labels_N, train_N = samples.labels_N, samples.train_labels_N
+    tasks = {JOINT: (np.arange(space.num_classes), space.num_classes)}
+    if recipe.model.heads == "per_attribute":
+        codes = space.attribute_codes()
+        tasks = {name: (codes[name], size) for name, size in zip(space.names, space.sizes, strict=True)}
+    heads: list[dict[str, LinearHead]] = [{} for _ in range(split.num_folds)]
+    probs: list[NDArray[np.float64]] = []
+    strengths = {}
+    for task, (codes_K, num_classes) in tasks.items():
+        with progress.stage(f"heads ({task})" if len(tasks) > 1 else "heads", 0, "steps") as advance:
+            probe = fit_probe(
+                features_ND,
+                codes_K[labels_N],
+                np.where(train_N >= 0, codes_K[train_N], -1),
+                folds_N,
+                num_classes=num_classes,
+                strengths=recipe.probe.strengths,
+                power=recipe.probe.power,
+                max_steps=recipe.probe.max_steps,
+                advance=lambda _stage, _step, advance=advance: advance(1),
+            )
+        for fold, head in enumerate(probe.heads):
+            heads[fold][task] = head
+        probs.append(probe.probs_NC)
+        strengths[task] = list(probe.strengths_F)
+    joint_NK = probs[0] if JOINT in tasks else space.joint_probs(probs)
+    predictions = Predictions(tuple(samples.ids), joint_NK, space.class_names)
+    return _Fitted(tuple(FoldHeads(fold) for fold in heads), predictions, strengths)
+
+
+def train_shares(samples: SampleTable) -> NDArray[np.float64]:
+    """[K] class shares of what training sees."""
+    train_N = samples.train_labels_N
+    counts_K = np.bincount(train_N[train_N >= 0], minlength=samples.space.num_classes)
+    return np.asarray(counts_K / counts_K.sum())
+
+
+def _write_inputs(
+    folder: RunFolder, data: Data, samples: SampleTable, split: Split, recipe_text: str, backbone: Backbone
+) -> None:
+    write_text(folder.recipe, recipe_text)
+    write_text(folder.data, tomli_w.dumps(_absolute(data).model_dump(mode="json", by_alias=True, exclude_none=True)))
+    write_parquet(samples.frame, folder.samples)
+    write_split(split, folder.split)
+    backbone.copy_to(folder.backbone)
+
+
+def _absolute(data: Data) -> DataFile:
+    """data.toml with every path absolute, so that it means the same from inside the run."""
+    home, file = data.spec.folder, data.spec.file
+    sample_paths = {key: str(home / path) for key in ("csv", "patches") if (path := getattr(file.samples, key))}
+    sample_table = file.samples.model_copy(update={"root": str(data.spec.root), **sample_paths})
+    if file.predict is None:
+        return file.model_copy(update={"samples": sample_table})
+    paths = {key: str(home / path) for key in ("root", "template_csv") if (path := getattr(file.predict, key))}
+    return file.model_copy(update={"samples": sample_table, "predict": file.predict.model_copy(update=paths)})
+
+
+def _write_folds(folder: RunFolder, fitted: _Fitted, samples: SampleTable, split: Split, backbone: Backbone) -> None:
+    folds_N = split.folds_for(samples.ids)
+    header = {
+        "kind": "heads",
+        "class_names": list(samples.space.class_names),
+        "backbone": backbone.weights_hash,
+        "preprocessing": backbone.preprocessing.to_dict(),
+    }
+    frame = fitted.predictions.to_frame()
+    for fold, heads in enumerate(fitted.heads):
+        heads.write(folder.fold_weights(fold), {**header, "fold": fold})
+        write_parquet(frame.filter(pl.Series(folds_N == fold)), folder.fold_valid(fold))
+
+
+def _write_results(
+    folder: RunFolder,
+    predictions: Predictions,
+    samples: SampleTable,
+    split: Split,
+    recipe: Recipe,
+    findings: Sequence[Finding],
+) -> None:
+    ledger = Ledger(predictions, split.folds_for(samples.ids), tuple(samples.groups), samples.labels_N)
+    ledger.write(folder.ledger)
+    scores = score(ledger, samples.space.attribute_table(), recipe)
+    write_json(folder.scores, scores)
+    write_text(folder.findings, json.dumps([finding.to_dict() for finding in findings], indent=1) + "\n")
+    names = samples.space.class_names
+    write_text(folder.picture("confusion"), draw_confusion(scores["confusion"], names, title="Out-of-fold confusion"))
+    bars = draw_class_bars(scores["classes"], title="Out-of-fold F1 per class")
+    write_text(folder.picture("classes"), bars)

@@ -154,11 +154,11 @@ def scores(run: Run, found: dict[str, Any], *, as_json: bool) -> None:
         return
     _score_table(found)
     if len(found["attributes"]) > 1:
-        rows = [
+        attributes = [
             (name, _interval(part["accuracy"]), _interval(part["balanced_accuracy"]), _interval(part["macro_f1"]))
             for name, part in found["attributes"].items()
         ]
-        _table("per attribute", ("attribute", "accuracy", "balanced accuracy", "macro F1"), rows)
+        _table("per attribute", ("attribute", "accuracy", "balanced accuracy", "macro F1"), attributes)
     _class_table(found)
     rows = [
         (

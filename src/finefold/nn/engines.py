@@ -59,7 +59,7 @@ class TorchEngine:
     def __init__(self, backbone: Backbone, precision: str) -> None:
         set_threads()
         self.precision = precision
-        self._module = backbone.build().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._module = backbone.build().to(memory_format=torch.channels_last)
         self._lock = threading.Lock()
 
     def __call__(self, images_BHWC: Images) -> Features:

@@ -10,7 +10,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
@@ -64,6 +64,15 @@ class PrefixCache:
     backbone: Backbone
     choice: Choice
     max_pixels: int
+    _engine: Engine | None = None
+    _starting: threading.Lock = field(default_factory=threading.Lock)
+
+    def engine(self) -> Engine:
+        """The engine, started when first asked for: a pass that finds everything cached never does."""
+        with self._starting:
+            if self._engine is None:
+                self._engine = make_engine(self.backbone, self.choice)
+            return self._engine
 
     def open(self) -> ContentStore:
         """The rows cached so far."""
@@ -123,7 +132,6 @@ class _Work:
         self.paths = paths
         self.advance = advance
         self.num_computed = 0
-        self._engine: Engine | None = None
         self._lock = threading.Lock()
 
     def run(self) -> list[bytes | str]:
@@ -166,10 +174,7 @@ class _Work:
         return outcomes
 
     def _forward(self, images_BHWC: NDArray[np.uint8]) -> NDArray[np.float16]:
-        with self._lock:
-            if self._engine is None:  # a warm run never starts one
-                self._engine = make_engine(self.cache.backbone, self.cache.choice)
-        features_BD = self._engine(images_BHWC)
+        features_BD = self.cache.engine()(images_BHWC)
         with np.errstate(over="ignore"):
             rows_BD = features_BD.astype(DTYPE)
         if not np.isfinite(rows_BD).all():

@@ -12,16 +12,16 @@ STRENGTHS = (10.0, 30.0, 100.0, 300.0, 1000.0)
 class SplitRecipe(Table):
     """`[split]`: used where no split file is given."""
 
-    folds: int = Field(5, ge=2, le=100)
+    folds: int = Field(default=5, ge=2, le=100)
 
 
 class ImageRecipe(Table):
     """`[image]`: departures from the backbone's own preprocessing; none where unset."""
 
-    size_px: int | None = Field(None, ge=32, le=2048)
-    crop_fraction: float | None = Field(None, gt=0, le=1)
+    size_px: int | None = Field(default=None, ge=32, le=2048)
+    crop_fraction: float | None = Field(default=None, gt=0, le=1)
     fit: Literal["crop", "squash"] | None = None
-    max_megapixels: float = Field(100.0, gt=0)
+    max_megapixels: float = Field(default=100.0, gt=0)
 
 
 class ModelRecipe(Table):
@@ -38,8 +38,8 @@ class ProbeRecipe(Table):
     """`[probe]`: linear heads on frozen features, one per fold and strength."""
 
     strengths: tuple[float, ...] = STRENGTHS
-    power: float = Field(0.5, gt=0, le=1)
-    max_steps: int = Field(200, ge=1)
+    power: float = Field(default=0.5, gt=0, le=1)
+    max_steps: int = Field(default=200, ge=1)
 
     @field_validator("strengths")
     @classmethod
@@ -52,13 +52,13 @@ class ProbeRecipe(Table):
 class ScoreRecipe(Table):
     """`[scores]`: how intervals are made."""
 
-    resamples: int = Field(1000, ge=100)
+    resamples: int = Field(default=1000, ge=100)
 
 
 class Recipe(Table):
     """A whole recipe."""
 
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     split: SplitRecipe = SplitRecipe()
     image: ImageRecipe = ImageRecipe()
     model: ModelRecipe = ModelRecipe()

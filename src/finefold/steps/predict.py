@@ -64,8 +64,8 @@ class Answers:
             SubmissionError: template and predictions do not belong together.
         """
         said = self.run.spec.predict
-        id_column = id_column or (said and said.id_column)
-        answer_column = answer_column or (said and said.answer_column)
+        id_column = id_column or (said.id_column if said else None)
+        answer_column = answer_column or (said.answer_column if said else None)
         if not id_column or not answer_column:
             raise SubmissionError(
                 "the template's columns are not known",
@@ -75,7 +75,7 @@ class Answers:
             Path(template),
             id_column=id_column,
             answer_column=answer_column,
-            answer=answer or (said and said.answer) or "number",
+            answer=answer or (said.answer if said else "number"),
         )
         return self._write(self._answered(form), Path(out))
 

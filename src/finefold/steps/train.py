@@ -2,8 +2,9 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -161,7 +162,7 @@ def _fit(
                 strengths=recipe.probe.strengths,
                 power=recipe.probe.power,
                 max_steps=recipe.probe.max_steps,
-                advance=lambda _stage, _step, advance=advance: advance(1),
+                advance=partial(_step, advance),
             )
         for fold, head in enumerate(probe.heads):
             heads[fold][task] = head
@@ -170,6 +171,10 @@ def _fit(
     joint_NK = probs[0] if JOINT in tasks else space.joint_probs(probs)
     predictions = Predictions(tuple(samples.ids), joint_NK, space.class_names)
     return _Fitted(tuple(FoldHeads(fold) for fold in heads), predictions, strengths)
+
+
+def _step(advance: Callable[[int], None], _stage: str, _number: int) -> None:
+    advance(1)
 
 
 def train_shares(samples: SampleTable) -> NDArray[np.float64]:

@@ -16,6 +16,8 @@ import polars as pl
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from finefold.errors import DataError
+
 Canvas = NDArray[np.uint8]
 Points = NDArray[np.float64]  # and colours
 Size = tuple[int, int]
@@ -73,7 +75,13 @@ def draw_portraits(
         size_px: width and height of the images.
         num_test: evaluation images, of people who are not in the training set. Their labels are not
             written; `portrait_answers` tells them.
+
+    Raises:
+        DataError: `folder` holds a training or an evaluation set already.
     """
+    for part in ("train", "eval"):
+        if (folder / part).exists():
+            raise DataError(f"{folder / part} exists", "give another folder, or delete it first")
     images = folder / "train" / "images"
     rows = []
     for index, person in enumerate(_people(num_people, _TRAIN_SHARES, seed=(seed, 0))):

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from finefold.data import synthetic
 from finefold.data.images import list_images, read_image
 from finefold.data.synthetic import SHOTS, draw_portraits, portrait_answers
+from finefold.errors import DataError
 
 NUM_PEOPLE, NUM_TEST = 66, 100
 
@@ -118,6 +119,18 @@ def test_the_same_seed_draws_the_same_bytes(tmp_path: Path) -> None:
     assert read_bytes(tmp_path / "one") == read_bytes(tmp_path / "two")
     one, other = (set(read_bytes(tmp_path / name).values()) for name in ("one", "other"))
     assert not one & other - {(tmp_path / "one" / "eval" / "info.csv").read_bytes()}
+
+
+@pytest.mark.parametrize("part", ["train", "eval"])
+def test_nothing_is_drawn_over(part: str, tmp_path: Path) -> None:
+    """A folder that holds a set already is refused before anything is written; other things in it are no trouble."""
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / part).mkdir()
+    with pytest.raises(DataError) as caught:
+        draw_portraits(tmp_path, num_people=1, num_test=1)
+    assert caught.value.message == f"{tmp_path / part} exists"
+    assert caught.value.hint == "give another folder, or delete it first"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["notes.txt", part])
 
 
 def test_size_is_an_argument(folder: Path, tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def _list_folder(
             is_folder = entry.is_dir()
             if is_hidden_or_system(name):
                 skipped[f"hidden or system {'folder' if is_folder else 'file'}"] += 1
-            elif not _is_utf8(name):
+            elif not is_utf8(name):
                 skipped["name is not UTF-8"] += 1
             elif is_folder:
                 (linked if entry.is_symlink() else waiting).append(f"{prefix}{name}/")
@@ -123,7 +123,8 @@ def _list_folder(
                 paths.append(prefix + name)
 
 
-def _is_utf8(name: str) -> bool:
+def is_utf8(name: str) -> bool:
+    """Whether a file's name can be written down; some that other systems made cannot."""
     # The system's undecodable bytes come as lone surrogates, which no table or CSV can store.
     return name.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in name)
 

@@ -1,5 +1,6 @@
 """Raw values to classes: attributes, bands, training-only bands, label patches, the joint class."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from finefold.data.labels import Attribute, LabelSpace
+from finefold.data.rows import read_rows
 from finefold.errors import DataError
 
 PATCH_COLUMNS = ("id", "attribute", "from", "to", "reason")
@@ -22,20 +24,21 @@ class _Labelled:
     numbers_N: NDArray[np.float64] | None
 
 
-def label_samples(frame: pl.DataFrame, space: LabelSpace, patches: Path | None) -> pl.DataFrame:
-    """A frame of raw text columns as the columns of a sample table.
+def label_samples(samples: pl.DataFrame, raw: pl.DataFrame, space: LabelSpace, patches: Path | None) -> pl.DataFrame:
+    """Raw text columns as the columns of a sample table.
 
     Args:
-        frame: has `id`, `path`, `group`, `source` and each attribute's source column.
+        samples: columns `id`, `path`, `group`, `source`.
+        raw: the same rows as the source has them, with each attribute's column.
         space: the attributes.
         patches: a CSV of corrections (id or group, attribute, from, to, reason).
 
     Raises:
         DataError: a raw value no class claims, or a patch that does not apply.
     """
-    labelled = {attribute.name: _label(frame, attribute) for attribute in space.attributes}
+    labelled = {attribute.name: _label(raw, attribute) for attribute in space.attributes}
     if patches is not None:
-        _apply_patches(frame, space, labelled, patches)
+        _apply_patches(samples, space, labelled, patches)
     codes_NA = np.stack([labelled[name].codes_N for name in space.names], axis=1)
     train_NA = np.stack([labelled[name].train_N for name in space.names], axis=1)
     is_trained_N = (train_NA >= 0).all(axis=1)
@@ -44,21 +47,21 @@ def label_samples(frame: pl.DataFrame, space: LabelSpace, patches: Path | None) 
         attribute.name: pl.Series(np.asarray(attribute.classes, dtype=object)[codes_N].tolist(), dtype=pl.String)
         for attribute, codes_N in zip(space.attributes, codes_NA.T, strict=True)
     }
-    return frame.select("id", "path", "group", "source").with_columns(
+    return samples.select("id", "path", "group", "source").with_columns(
         **names,
         label=pl.Series(space.joint_codes(codes_NA), dtype=pl.Int32),
         train_label=pl.Series(np.where(is_trained_N, train_N, -1), dtype=pl.Int32).replace(-1, None),
     )
 
 
-def _label(frame: pl.DataFrame, attribute: Attribute) -> _Labelled:
+def _label(source: pl.DataFrame, attribute: Attribute) -> _Labelled:
     where = f"[attributes.{attribute.name}]"
-    if attribute.column not in frame.columns:
+    if attribute.column not in source.columns:
         raise DataError(
             f"{where} from = `{attribute.column}`: there is no such column",
-            f"the source has {', '.join(name for name in frame.columns if name not in {'id', 'source'})}",
+            f"the source has {', '.join(source.columns)}",
         )
-    raw = frame[attribute.column]
+    raw = source[attribute.column]
     if attribute.bands is not None:
         numbers_N = _numbers(raw, where)
         return _Labelled(attribute.bands.codes_for(numbers_N), _train_codes(attribute, numbers_N), numbers_N)
@@ -72,16 +75,19 @@ def _label(frame: pl.DataFrame, attribute: Attribute) -> _Labelled:
             f"{where}: {count} samples have a value no class claims: {shown}",
             f"declared are {', '.join(attribute.classes)}; add the value to a class, or mend the rows",
         )
-    codes_N = raw.replace_strict(codes, return_dtype=pl.Int64).to_numpy()
+    codes_N = (
+        raw.replace_strict(codes, return_dtype=pl.Int64).cast(pl.Int64).to_numpy(writable=True)
+    )  # an empty one stays text
     return _Labelled(codes_N, codes_N.copy(), None)
 
 
 def _numbers(raw: pl.Series, where: str) -> NDArray[np.float64]:
     numbers = raw.cast(pl.Float64, strict=False)
-    wrong = raw.filter(numbers.is_null() | numbers.is_nan())
+    wrong = raw.filter(~numbers.is_finite().fill_null(False))
     if len(wrong):
-        raise DataError(f"{where}: {len(wrong)} values are not numbers, e.g. `{wrong[0]}`", "mend the rows")
-    return numbers.to_numpy()
+        shown = f"`{wrong[0]}`" if wrong[0] else "(empty)"
+        raise DataError(f"{where}: {len(wrong)} values are not numbers, e.g. {shown}", "mend the rows")
+    return numbers.to_numpy(writable=True)
 
 
 def _train_codes(attribute: Attribute, numbers_N: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -95,10 +101,7 @@ def _train_codes(attribute: Attribute, numbers_N: NDArray[np.float64]) -> NDArra
 
 def _apply_patches(frame: pl.DataFrame, space: LabelSpace, labelled: dict[str, _Labelled], patches: Path) -> None:
     """Corrects codes in place. Each row names a sample or a group, and what the label was before."""
-    try:
-        table = pl.read_csv(patches, infer_schema=False)
-    except (OSError, pl.exceptions.PolarsError) as reason:
-        raise DataError(f"cannot read the patches {patches}: {reason}", "mend `[samples] patches`") from reason
+    table = read_rows(patches, keep_blank=True)
     lacking = [name for name in PATCH_COLUMNS[:4] if name not in table.columns]
     if lacking:
         raise DataError(f"{patches.name} lacks the columns {', '.join(lacking)}", f"it has {', '.join(table.columns)}")
@@ -110,7 +113,7 @@ def _apply_patches(frame: pl.DataFrame, space: LabelSpace, labelled: dict[str, _
             rows_of.setdefault(group, []).append(row)
     wrong = []
     for line, patch in enumerate(table.iter_rows(named=True), start=2):
-        problem = _apply_patch(patch, attributes, labelled, rows_of)
+        problem = _apply_patch(patch, attributes, labelled, rows_of) if any(patch.values()) else None
         if problem:
             wrong.append(f"  line {line}: {problem}")
     if wrong:
@@ -152,7 +155,6 @@ def _apply_patch(
 
 def _is_number(text: str) -> bool:
     try:
-        float(text)
+        return math.isfinite(float(text))
     except ValueError:
         return False
-    return True

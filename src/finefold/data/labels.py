@@ -8,9 +8,11 @@ Shapes: N samples, K joint classes, A attributes.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +20,7 @@ from numpy.typing import NDArray
 from finefold.errors import DataError
 
 RESERVED = frozenset({"id", "path", "group", "source", "label", "train_label", "fold"})
+MAX_CLASSES = 100_000  # joint classes; more are a mistake, and their names alone would fill the memory
 
 
 @dataclass(frozen=True)
@@ -39,19 +42,19 @@ class Bands:
             raise DataError(f"bands need at least two ranges, got: {bounds or 'none'}", hint)
         if len(set(self.names)) < len(self.names):
             raise DataError(f"a band is named twice: {bounds}", hint)
-        if any(not low < high for low, high in zip(self.upper, self.upper[1:], strict=False)):
+        if any(not low < high for low, high in pairwise((-math.inf, *self.upper))):
             raise DataError(f"bands do not rise, so one of them would hold nobody: {bounds}", hint)
         if self.upper[-1] != math.inf:
             raise DataError(f"bands do not cover every number: nothing holds {self.upper[-1]:g} and above", hint)
 
     @classmethod
-    def from_mapping(cls, bounds: Mapping[str, float | str]) -> "Bands":
-        """Bands from name -> exclusive upper bound, where "inf" means no bound."""
-        return cls(tuple(bounds), tuple(float(bound) for bound in bounds.values()))
+    def from_mapping(cls, bounds: Mapping[str, float]) -> "Bands":
+        """Bands from name -> exclusive upper bound."""
+        return cls(tuple(bounds), tuple(bounds.values()))
 
     def codes_for(self, values_N: NDArray[np.float64]) -> NDArray[np.int64]:
         """[N] numbers -> [N] band codes in [0, number of bands)."""
-        return np.searchsorted(np.asarray(self.upper), values_N, side="right")
+        return np.asarray(np.searchsorted(np.asarray(self.upper[:-1]), values_N, side="right"), np.int64)
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,8 @@ class Attribute:
             )
         if repeated := sorted({name for name in self.classes if self.classes.count(name) > 1}):
             raise DataError(f"{where}: class named twice: {', '.join(repeated)}", "give every class its own name")
+        if "" in self.classes:
+            raise DataError(f"{where}: a class has an empty name", "name it, or fill in the rows that lack a value")
         if self.bands is None and (self.train_bands or self.train_drop):
             raise DataError(f"{where}: train_bands and train_drop need `bands`", "say what evaluation uses")
         if self.bands and self.train_bands and self.bands.names != self.train_bands.names:
@@ -94,6 +99,12 @@ class Attribute:
                 f"{where}: train_bands are named {list(self.train_bands.names)}, bands {list(self.bands.names)}",
                 "use the same names in the same order: only the bounds may differ",
             )
+        for low, high in self.train_drop:
+            if not low < high:
+                raise DataError(
+                    f"{where}: train_drop [{low:g}, {high:g}] holds no number",
+                    "write the lower bound first; the upper one is exclusive: [[57, 60]]",
+                )
 
     def class_of(self, raw: str) -> int | None:
         """The code a raw value means, or None where no class claims it.
@@ -125,8 +136,22 @@ class LabelSpace:
 
     def __post_init__(self) -> None:
         if not self.attributes:
-            raise DataError("no attribute is declared", "add an [attributes.NAME] table to data.toml")
-        if clash := sorted({"id", "fold", "group", "label"} & set(self.class_names)):
+            raise DataError(
+                "no attribute makes the label",
+                "add an [attributes.NAME] table to data.toml and name it in [label] joint",
+            )
+        if twice := [name for name in self.names if self.names.count(name) > 1]:
+            raise DataError(f"[label] joint names `{twice[0]}` twice", "name every attribute once")
+        if self.num_classes > MAX_CLASSES:
+            sizes = " x ".join(f"{size} ({name})" for name, size in zip(self.names, self.sizes, strict=True))
+            raise DataError(
+                f"the label has {self.num_classes} joint classes: {sizes}",
+                f"name fewer attributes in [label] joint; at most {MAX_CLASSES} classes make sense",
+            )
+        names = Counter(self.class_names)
+        if twice := [name for name, count in names.items() if count > 1]:
+            raise DataError(f"two joint classes are called `{twice[0]}`", "leave `/` out of the names of classes")
+        if clash := sorted({"id", "fold", "group", "label"} & set(names)):
             raise DataError(
                 f"a class is called `{clash[0]}`, which is a column of the ledger",
                 f'name it otherwise in data.toml: classes = {{ "class {clash[0]}" = ["{clash[0]}"], ... }}',
@@ -157,7 +182,7 @@ class LabelSpace:
 
     def joint_codes(self, codes_NA: NDArray[np.int64]) -> NDArray[np.int64]:
         """[N, A] attribute codes -> [N] joint codes."""
-        return np.ravel_multi_index(tuple(codes_NA.T), self.sizes).astype(np.int64)
+        return np.asarray(np.ravel_multi_index(tuple(codes_NA.T), self.sizes), np.int64)
 
     def attribute_codes(self) -> dict[str, NDArray[np.int64]]:
         """For each attribute, [K]: the attribute's code in each joint class."""

@@ -4,16 +4,20 @@ Recognised, first match wins: the mask layout, ELPV's `labels.csv`, a CSV or Par
 images, class folders (also under train/valid).
 """
 
+import os
 import re
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from finefold.data.images import IMAGE_SUFFIXES, is_hidden_or_system, list_images, natural_key
-from finefold.data.sources import read_rows
+from finefold.data.images import IMAGE_SUFFIXES, is_hidden_or_system, is_utf8, list_images, natural_key
+from finefold.data.labels import RESERVED
+from finefold.data.rows import read_rows
 from finefold.errors import DataError
 
 TRAIN_PARTS = ("train", "training", "valid", "validation", "val")
@@ -32,7 +36,10 @@ GROUP_NAMES = (
 )
 MASK_FOLDER = re.compile(r"^[^_/]+_(male|female)_[^_/]+_\d+$")
 MASK_SHOTS = {"normal", "incorrect_mask", "mask1", "mask2", "mask3", "mask4", "mask5"}
-MAX_CLASSES = 200  # a column with more distinct values is not taken for a label
+PART_NAMES = ("fold", "split", "set", "subset", "partition", "usage")
+MAX_CLASSES = 200  # a column with more distinct values is not taken for a label, nor are more joint classes
+SUFFIXES = (*sorted(IMAGE_SUFFIXES), *sorted(suffix.upper() for suffix in IMAGE_SUFFIXES))
+SEPARATORS = (",", ";", "\t")
 
 
 @dataclass(frozen=True)
@@ -76,13 +83,13 @@ def _mask_layout(folder: Path) -> Layout | None:
             break
     else:
         return None
+    images = train / "images"
     strangers = [name for name in people if not MASK_FOLDER.match(name)]
-    shots = {Path(path).stem for path in list_images(train / "images" / people[0]).paths}
-    if not shots & MASK_SHOTS:
+    if not any(_shots(images / name) & MASK_SHOTS for name in people if name not in strangers):
         return None
     tables: dict[str, Any] = {
         "samples": {
-            "root": (train / "images").relative_to(folder).as_posix(),
+            "root": images.relative_to(folder).as_posix(),
             "template": "{folder}/{shot}.{ext}",
             "group": "folder",
             "parse": {"folder": "{person}_{gender}_{race}_{age:int}"},
@@ -97,14 +104,17 @@ def _mask_layout(folder: Path) -> Layout | None:
         },
         "label": {"joint": ["mask", "gender", "age"]},
     }
-    if strangers:
-        tables["samples"]["ignore"] = [f"{name}/*" for name in strangers]
-    notes = (
-        [f"{len(strangers)} folders are not named like a person and are ignored: {strangers[0]}"] if strangers else []
-    )
+    notes = []
+    if ignored := [*(f"{escape(name)}/*" for name in strangers), *_loose_images(images, [images])]:
+        tables["samples"]["ignore"] = ignored
+        notes.append(f"{len(ignored)} folders or images that do not belong to a person are ignored: {ignored[0]}")
     notes.append("the group is the folder: all photos of a person stay in one fold")
     _add_template(tables, folder, notes)
     return Layout("mask layout (people with a folder each)", tables, tuple(notes))
+
+
+def _shots(person: Path) -> set[str]:
+    return {Path(path).stem for path in list_images(person).paths}
 
 
 def _add_template(tables: dict[str, Any], folder: Path, notes: list[str]) -> None:
@@ -117,9 +127,10 @@ def _add_template(tables: dict[str, Any], folder: Path, notes: list[str]) -> Non
         if images is None:
             continue
         predict: dict[str, Any] = {"root": images.relative_to(folder).as_posix()}
-        names = {Path(path).name for path in list_images(images).paths}
-        for file in sorted((folder / part).glob("*.csv")):
-            rows = read_rows(file)
+        paths = [Path(path) for path in list_images(images).paths]
+        names = {name for path in paths for name in (path.name, path.stem)}
+        for file in _tables(folder / part, "*.csv"):
+            rows, _ = _read_table(file, (",",))  # as templates are read
             id_column = next((name for name in rows.columns if set(rows[name].drop_nulls()) & names), None)
             others = [name for name in rows.columns if name != id_column]
             if id_column and others:
@@ -127,7 +138,7 @@ def _add_template(tables: dict[str, Any], folder: Path, notes: list[str]) -> Non
                 predict |= {**template, "answer_column": others[-1]}
                 break
         tables["predict"] = predict
-        notes.append(f"[predict] answers for {len(names)} images in {predict['root']}")
+        notes.append(f"[predict] answers for {len(paths)} images in {predict['root']}")
         return
 
 
@@ -135,7 +146,8 @@ def _elpv(folder: Path) -> Layout | None:
     file = folder / "labels.csv"
     if not file.is_file():
         return None
-    lines = [line.split() for line in file.read_text(encoding="utf-8-sig").splitlines()[:20] if line.strip()]
+    text = file.read_text(encoding="utf-8-sig", errors="replace")
+    lines = [line.split() for line in text.splitlines()[:20] if line.strip()]
     if not lines or any(len(line) != 3 or "," in "".join(line) for line in lines):
         return None
     if not (folder / lines[0][0]).is_file() or not re.fullmatch(r"[01](\.\d+)?", lines[0][1]):
@@ -161,12 +173,8 @@ def _elpv(folder: Path) -> Layout | None:
 
 
 def _table_beside_images(folder: Path) -> Layout | None:
-    files = sorted(file for suffix in ("csv", "parquet") for file in folder.glob(f"*.{suffix}"))
-    files += sorted(folder.glob("*/*.csv"))
-    for file in files:
-        if is_hidden_or_system(file.name):
-            continue
-        rows = read_rows(file)
+    for file in _tables(folder, "*.csv", "*.tsv", "*.parquet", "*/*.csv"):
+        rows, separator = _read_table(file)
         found = _path_column(folder, file, rows)
         if found is None:
             continue
@@ -179,6 +187,8 @@ def _table_beside_images(folder: Path) -> Layout | None:
             "csv": file.relative_to(folder).as_posix(),
         }
         samples["path"] = path_column
+        if separator != ",":
+            samples["separator"] = separator
         if suffix:
             samples["suffix"] = suffix
         notes = [f"labels come from {', '.join(labels)} of {file.name}; images from column {path_column}"]
@@ -189,25 +199,53 @@ def _table_beside_images(folder: Path) -> Layout | None:
         if (fold := next((name for name in rows.columns if name.lower() == "fold"), None)) is not None:
             samples["fold"] = fold
             notes.append(f"folds come from column `{fold}`")
-        attributes = {
-            _attribute_name(name): {
-                "from": name,
-                "classes": sorted(rows[name].unique().drop_nulls(), key=natural_key),
-            }
-            for name in labels
-        }
-        tables: dict[str, Any] = {
-            "samples": samples,
-            "attributes": attributes,
-            "label": {"joint": list(attributes)},
-        }
+        attributes = {_attribute_name(name): {"from": name, "classes": _values(rows[name])} for name in labels}
+        joint = _joint(attributes)
+        if len(joint) < len(attributes):
+            notes.append(f"the label is {', '.join(joint)}; all columns together would make too many classes")
+        tables: dict[str, Any] = {"samples": samples, "attributes": attributes, "label": {"joint": joint}}
         _add_template(tables, folder, notes)
         return Layout(f"a table beside images ({file.name})", tables, tuple(notes))
     return None
 
 
+def _tables(folder: Path, *patterns: str) -> list[Path]:
+    """The tables at some places: a training table first, what looks like an answer template last."""
+    files = [file for pattern in patterns for file in sorted(folder.glob(pattern))]
+    visible = [file for file in files if not any(map(is_hidden_or_system, file.relative_to(folder).parts))]
+    return sorted(visible, key=lambda file: bool(re.search("test|sample|submission", file.stem.lower())))
+
+
+def _read_table(file: Path, separators: tuple[str, ...] = SEPARATORS) -> tuple[pl.DataFrame, str]:
+    """A table and its separator; one that cannot be read is empty, for it may have nothing to do with the images."""
+    rows = pl.DataFrame()
+    for separator in separators:
+        with suppress(DataError):
+            rows = read_rows(file, separator=separator)
+            if rows.width > 1:
+                return rows, separator
+    return rows, separators[0]
+
+
+def _values(column: pl.Series) -> list[str]:
+    return sorted((value for value in column.unique().drop_nulls() if value), key=natural_key)
+
+
+def _joint(attributes: dict[str, dict[str, Any]]) -> list[str]:
+    """The first attributes, as many as make no more than MAX_CLASSES joint classes together."""
+    names, num_classes = list(attributes)[:1], len(next(iter(attributes.values()))["classes"])
+    for name in list(attributes)[1:]:
+        num_classes *= len(attributes[name]["classes"])
+        if num_classes > MAX_CLASSES:
+            break
+        names.append(name)
+    return names
+
+
 def _attribute_name(column: str) -> str:
-    return "class" if column in {"label", "id", "path", "group", "source", "fold"} else column
+    if column not in RESERVED:
+        return column
+    return "class" if column == "label" else f"{column}_class"
 
 
 def _path_column(folder: Path, file: Path, rows: pl.DataFrame) -> tuple[Path, str, str] | None:
@@ -215,21 +253,21 @@ def _path_column(folder: Path, file: Path, rows: pl.DataFrame) -> tuple[Path, st
     roots = [file.parent, folder, *(folder / name for name in _subfolders(folder))]
     roots += [folder / a / b for a in _subfolders(folder) for b in _subfolders(folder / a)[:50]]
     for column in rows.columns:
-        values = rows[column].drop_nulls().head(20).to_list()
+        values = [value.replace("\\", "/") for value in rows[column].drop_nulls().head(20)]
         if not values or len(set(values)) < len(values):
             continue
         has_suffix = Path(values[0]).suffix.lower() in IMAGE_SUFFIXES
         for root in dict.fromkeys(roots):
-            for suffix in ("",) if has_suffix else sorted(IMAGE_SUFFIXES):
-                if all((root / (value + suffix)).is_file() for value in values):
+            for suffix in ("",) if has_suffix else SUFFIXES:
+                if all(os.path.isfile(root / (value + suffix)) for value in values):  # noqa: PTH113 - Path raises on long names
                     return root, column, suffix
     return None
 
 
 def _label_columns(rows: pl.DataFrame, path_column: str) -> list[str]:
     """The column with a label's usual name; else every text column of few, repeated values."""
-    columns = [name for name in rows.columns if name != path_column and name.lower() not in {*GROUP_NAMES, "fold"}]
-    few = {name: 2 <= rows[name].n_unique() <= min(MAX_CLASSES, rows.height // 2) for name in columns}
+    columns = [name for name in rows.columns if name != path_column and name.lower() not in {*GROUP_NAMES, *PART_NAMES}]
+    few = {name: 2 <= len(_values(rows[name])) <= min(MAX_CLASSES, rows.height // 2) for name in columns}
     usual = [name for name in columns if name.lower() in LABEL_NAMES and few[name]]
     return usual[:1] or [name for name in columns if few[name] and rows[name].n_unique() <= 20]
 
@@ -269,8 +307,9 @@ def _class_folders(folder: Path) -> Layout | None:
 
 
 def _loose_images(root: Path, homes: list[Path]) -> list[str]:
+    """Patterns of the images right under `homes`."""
     loose = [child for home in homes for child in sorted(home.iterdir()) if _is_image(child)]
-    return [child.relative_to(root).as_posix() for child in loose]
+    return [escape(child.relative_to(root).as_posix()) for child in loose]
 
 
 def _has_images(folder: Path) -> bool:
@@ -285,4 +324,4 @@ def _subfolders(folder: Path) -> list[str]:
     if not folder.is_dir():
         return []
     names = (child.name for child in folder.iterdir() if child.is_dir() and not is_hidden_or_system(child.name))
-    return sorted(names, key=natural_key)
+    return sorted((name for name in names if is_utf8(name)), key=natural_key)

@@ -1,10 +1,10 @@
 """What may stand in data.toml, as frozen values."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-Bounds = dict[str, float | Literal["inf"]]
+Bounds = dict[str, float]  # "inf" is a float too
 
 
 class Table(BaseModel):
@@ -41,6 +41,8 @@ class SamplesTable(Table):
             raise ValueError(
                 f"exactly one of template, csv, class_folders says where samples come from; given: {given}"
             )
+        if self.separator != "whitespace" and not (len(self.separator) == 1 and self.separator.isascii()):
+            raise ValueError(f'separator is one ASCII character or "whitespace"; given: {self.separator!r}')
         if self.csv and not self.path:
             raise ValueError("csv needs `path`, the column that holds the image's path")
         return self
@@ -50,10 +52,21 @@ class AttributeTable(Table):
     """`[attributes.NAME]`: a column's values as classes, or a number's ranges as bands."""
 
     from_: str | None = Field(default=None, alias="from")
-    classes: list[str] | dict[str, list[str]] | None = None
+    classes: dict[str, list[str]] | None = None  # a plain list names its values' classes after them
     bands: Bounds | None = None
     train_bands: Bounds | None = None
     train_drop: list[tuple[float, float]] = Field(default_factory=list)
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _names_as_table(cls, classes: Any) -> Any:
+        if not isinstance(classes, list):
+            return classes
+        if strange := [name for name in classes if not isinstance(name, str)]:
+            raise ValueError(f"classes are texts in quotes; given: {strange[0]!r}")
+        if twice := [name for name in classes if classes.count(name) > 1]:
+            raise ValueError(f"class named twice: {twice[0]}")
+        return {name: [name] for name in classes}
 
     @model_validator(mode="after")
     def _classes_or_bands(self) -> "AttributeTable":
@@ -83,6 +96,8 @@ class PredictTable(Table):
     def _template_columns(self) -> "PredictTable":
         if self.template_csv and not (self.id_column and self.answer_column):
             raise ValueError("template_csv needs `id_column` and `answer_column`")
+        if self.id_column is not None and self.id_column == self.answer_column:
+            raise ValueError(f"id_column and answer_column are both `{self.id_column}`: answers would replace the ids")
         return self
 
 

@@ -4,8 +4,9 @@ Three sources give a frame of text columns (`path` and whatever paths or rows sa
 columns further; attributes turn raw values into classes; patches mend labels; the joint class follows.
 """
 
+import os
+import posixpath
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -15,12 +16,13 @@ import polars as pl
 from finefold.data.images import list_images
 from finefold.data.labelling import label_samples
 from finefold.data.labels import Attribute, Bands, LabelSpace
+from finefold.data.rows import read_rows
 from finefold.data.samples import SampleTable
 from finefold.data.schema import AttributeTable, DataFile, PredictTable, SamplesTable
 from finefold.data.strict import load_toml, validate
 from finefold.errors import DataError
 
-_FIELD = re.compile(r"\{(\w+)(?::(int))?\}")
+_FIELD = re.compile(r"\{([^\W\d]\w*)(?::(int))?\}")
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ def label_space(file: DataFile) -> LabelSpace:
 
 def _attribute(name: str, table: AttributeTable) -> Attribute:
     column = table.from_ or name
+    train_bands = None if table.train_bands is None else Bands.from_mapping(table.train_bands)
     if table.bands is not None:
         bands = Bands.from_mapping(table.bands)
         return Attribute(
@@ -79,12 +82,18 @@ def _attribute(name: str, table: AttributeTable) -> Attribute:
             bands.names,
             column,
             bands=bands,
-            train_bands=Bands.from_mapping(table.train_bands) if table.train_bands else None,
+            train_bands=train_bands,
             train_drop=tuple(table.train_drop),
         )
-    classes = table.classes if isinstance(table.classes, dict) else {value: [value] for value in table.classes or []}
-    drop = tuple(table.train_drop)
-    return Attribute(name, tuple(classes), column, patterns=tuple(map(tuple, classes.values())), train_drop=drop)
+    classes = table.classes or {}
+    return Attribute(
+        name,
+        tuple(classes),
+        column,
+        patterns=tuple(map(tuple, classes.values())),
+        train_bands=train_bands,
+        train_drop=tuple(table.train_drop),
+    )
 
 
 def read_samples(spec: DataSpec) -> SampleTable:
@@ -104,10 +113,10 @@ def read_samples(spec: DataSpec) -> SampleTable:
         frame = _parse(_from_listing(table, spec.root), "path", table.template, "template")
     for column, template in table.parse.items():
         frame = _parse(frame, column, template, f"parse.{column}")
-    frame = _identify(frame, table)
+    samples = _identify(frame, table)
     fold = _column(frame, table.fold, "fold") if table.fold else None
     patches = spec.folder / table.patches if table.patches else None
-    return SampleTable(label_samples(frame, spec.space, patches), spec.space, spec.root, fold)
+    return SampleTable(label_samples(samples, frame, spec.space, patches), spec.space, spec.root, fold)
 
 
 def _from_listing(table: SamplesTable, root: Path) -> pl.DataFrame:
@@ -127,7 +136,7 @@ def _from_class_folders(table: SamplesTable, root: Path) -> pl.DataFrame:
     found = frame["path"].str.extract_groups(pattern).struct.unnest()
     frame = pl.concat([frame, found], how="horizontal")
     if table.parts:  # a part that is not listed (test/) is not a class
-        frame = frame.filter(pl.col("folder").is_not_null())
+        frame = frame.filter(pl.col("path").str.contains(f"^{prefix}"))
     outside = frame.filter(pl.col("folder").is_null())
     if outside.height:
         raise DataError(
@@ -142,9 +151,10 @@ def _from_rows(table: SamplesTable, folder: Path, root: Path) -> pl.DataFrame:
     file = folder / table.csv
     frame = read_rows(file, separator=table.separator, columns=table.columns)
     paths = _column(frame, table.path, "path") + table.suffix
-    frame = frame.with_columns(paths.str.replace_all("\\", "/", literal=True).alias("path"))
+    inside = pl.Series([_inside(path, root) for path in paths], dtype=pl.String)
+    frame = frame.with_columns(inside.alias("path"))
     frame = frame.filter(~_ignored(frame["path"], table.ignore))
-    missing = [path for path in frame["path"] if not (root / path).exists()]
+    missing = [path for path in frame["path"] if not os.path.isfile(root / path)]  # noqa: PTH113 - Path raises on long names
     if missing:
         raise DataError(
             f"{len(missing)} of {frame.height} images that {file.name} names do not exist under {root}, "
@@ -154,39 +164,14 @@ def _from_rows(table: SamplesTable, folder: Path, root: Path) -> pl.DataFrame:
     return frame
 
 
+def _inside(path: str, root: Path) -> str:
+    """A row's path as `list_images` would say it: with /, without detours, relative where it lies in the root."""
+    plain = posixpath.normpath(path.replace("\\", "/"))
+    return plain.removeprefix(f"{root.as_posix().rstrip('/')}/")
+
+
 def _ignored(paths: pl.Series, patterns: list[str]) -> pl.Series:
     return pl.Series([any(fnmatchcase(path, p) for p in patterns) for path in paths], dtype=pl.Boolean)
-
-
-def read_rows(file: Path, *, separator: str = ",", columns: list[str] | None = None) -> pl.DataFrame:
-    """A CSV or Parquet file with every column as text, so that leading zeros survive.
-
-    Args:
-        file: `.parquet`, or text with a header line (without one where `columns` names them).
-        separator: one character, or "whitespace" for runs of blanks.
-        columns: names of the columns of a file without a header line.
-    """
-    try:
-        if file.suffix.lower() in {".parquet", ".pq"}:
-            return pl.read_parquet(file).with_columns(pl.all().cast(pl.String))
-        text = file.read_text(encoding="utf-8-sig")
-    except OSError as reason:
-        raise DataError(f"cannot read {file}: {reason.strerror}", "mend the path in data.toml") from reason
-    except (pl.exceptions.PolarsError, UnicodeDecodeError) as reason:
-        raise DataError(f"cannot read {file}: {reason}", "save it as UTF-8 CSV or as Parquet") from reason
-    if separator == "whitespace":
-        text = "\n".join("\t".join(line.split()) for line in text.splitlines() if line.strip())
-        separator = "\t"
-    try:
-        return pl.read_csv(
-            text.encode(),
-            separator=separator,
-            has_header=columns is None,
-            new_columns=columns,
-            infer_schema=False,
-        )
-    except pl.exceptions.PolarsError as reason:
-        raise DataError(f"cannot read {file}: {reason}", "check `separator` and `columns` in data.toml") from reason
 
 
 def _column(frame: pl.DataFrame, name: str, key: str) -> pl.Series:
@@ -196,27 +181,29 @@ def _column(frame: pl.DataFrame, name: str, key: str) -> pl.Series:
             f"the source has {', '.join(frame.columns)}",
         )
     column = frame[name]
-    if column.null_count():
-        row = column.is_null().arg_true()[0]
+    lacks = column.is_null() | (column == "").fill_null(False)
+    if lacks.any():
+        row = lacks.arg_true()[0]
         raise DataError(f"[samples] {key} = `{name}`: row {row + 1} has no value", "fill it in, or drop the row")
     return column
 
 
 def template_pattern(template: str) -> str:
     """`{id}_{age:int}.{ext}` as an anchored regular expression with named groups; a field never spans a `/`."""
-    pattern, end, seen = "", 0, set[str]()
+    pattern, end, seen, texts = "", 0, set[str](), []
     for field in _FIELD.finditer(template):
         name, kind = field.group(1), field.group(2)
         if name in seen:
             raise DataError(f"template `{template}` names `{name}` twice", "name every field once")
         seen.add(name)
-        pattern += re.escape(template[end : field.start()])
+        texts.append(template[end : field.start()])
+        pattern += re.escape(texts[-1])
         pattern += f"(?P<{name}>{'[0-9]+' if kind == 'int' else '[^/]+?'})"
         end = field.end()
-    rest = template[end:]
-    if not seen or "{" in rest or "}" in rest:
+    texts.append(template[end:])
+    if not seen or any(brace in text for text in texts for brace in "{}"):
         raise DataError(f"`{template}` is not a template", "write fields in braces: {folder}/{shot}.{ext}")
-    return f"^{pattern}{re.escape(rest)}$"
+    return f"^{pattern}{re.escape(texts[-1])}$"
 
 
 def _parse(frame: pl.DataFrame, column: str, template: str, key: str) -> pl.DataFrame:
@@ -237,12 +224,14 @@ def _parse(frame: pl.DataFrame, column: str, template: str, key: str) -> pl.Data
 
 
 def _identify(frame: pl.DataFrame, table: SamplesTable) -> pl.DataFrame:
-    """Gives every sample the columns `id`, `group` and `source`."""
-    columns: Mapping[str, pl.Series | pl.Expr] = {
-        "id": _column(frame, table.id, "id") if table.id else frame["path"],
-        "group": _column(frame, table.group, "group") if table.group else pl.col("id"),
-        "source": frame["source"] if "source" in frame.columns else pl.lit(""),
-    }
-    for name, column in columns.items():
-        frame = frame.with_columns(column.alias(name))
-    return frame
+    """Every sample's `id`, `path`, `group` and `source`."""
+    ids = _column(frame, table.id, "id") if table.id else frame["path"]
+    return pl.DataFrame(
+        {
+            "id": ids,
+            "path": frame["path"],
+            "group": _column(frame, table.group, "group") if table.group else ids,
+            "source": frame["source"].fill_null("") if "source" in frame.columns else [""] * frame.height,
+        },
+        schema_overrides={"source": pl.String},
+    )

@@ -8,7 +8,6 @@ Shapes: N samples in the order of the ids at hand, F folds, K classes.
 
 import hashlib
 import os
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +19,7 @@ import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
 from finefold.data.dealing import deal_groups
+from finefold.data.images import natural_key
 from finefold.data.split_checks import (
     Mistake,
     as_strings,
@@ -171,7 +171,7 @@ def split_from_folds(
             f"{counted(len(lacking), 'sample')} without a fold: {first_few(lacking)}",
             "give every sample a fold, or leave it out of the data",
         )
-    number = {name: fold for fold, name in enumerate(sorted(set(names), key=_natural_key))}
+    number = {name: fold for fold, name in enumerate(sorted(set(names), key=natural_key))}
     fold_N = pl.Series([number[name] for name in names], dtype=pl.Int32)
     return Split(pl.DataFrame({"id": id_N, "fold": fold_N, "group": group_N}))
 
@@ -181,14 +181,6 @@ def _fold_name(fold: Any) -> str:
     if isinstance(fold, (float, np.floating)) and float(fold).is_integer():
         return str(int(fold))
     return str(fold).strip()
-
-
-def _natural_key(name: str) -> tuple[int, int, list[tuple[int, str]], str]:
-    """Whole numbers first and by value, then names with their runs of digits by value."""
-    if re.fullmatch(r"[+-]?[0-9]+", name):
-        return (0, int(name), [], name)
-    parts = re.findall(r"[0-9]+|[^0-9]+", name)
-    return (1, 0, [(int(part), "") if part.isdecimal() else (-1, part) for part in parts], name)
 
 
 def check_trainable(split: Split, labels_N: ArrayLike, class_names: Sequence[str]) -> None:

@@ -3,7 +3,7 @@
 import tomllib
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -15,7 +15,7 @@ M = TypeVar("M", bound=BaseModel)
 def load_toml(path: Path, error: type[FinefoldError]) -> dict[str, Any]:
     """The tables of a TOML file; a missing or malformed file is `error`, saying where."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as reason:
         raise error(f"cannot read {path}: {reason.strerror}", "give the path of an existing TOML file") from reason
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as reason:
@@ -55,30 +55,33 @@ def _describe(model: type[BaseModel], problem: dict[str, Any]) -> str:
     return f"`{place}`: {message[0].lower() + message[1:]}{shown}{suggestion}"
 
 
-def _model_at(model: type[BaseModel], keys: list[str]) -> type[BaseModel] | None:
-    """The nested model that lives under `keys`, or None where the path leaves the schema."""
-    here: type[BaseModel] | None = model
+def _annotation_at(model: type[BaseModel], keys: list[str]) -> Any:
+    """The type of what lives under `keys`, or None where the path leaves the schema."""
+    here: Any = model
     for key in keys:
-        if here is None:
-            return None
-        names = {(field.alias or name): field for name, field in here.model_fields.items()}
-        if key in names:
-            here = _model_in(names[key].annotation)
+        here = _inside(here, key)
     return here
 
 
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next(filter(None, (_model_in(inner) for inner in get_args(annotation))), None)
+def _inside(annotation: Any, key: str) -> Any:
+    if _is_model(annotation):
+        return {(field.alias or name): field.annotation for name, field in annotation.model_fields.items()}.get(key)
+    if get_origin(annotation) is dict:
+        return get_args(annotation)[1]
+    return next(filter(None, (_inside(inner, key) for inner in get_args(annotation))), None)
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def _fields_at(model: type[BaseModel], keys: list[str]) -> list[str]:
-    here = _model_at(model, keys)
-    return [] if here is None else [field.alias or name for name, field in here.model_fields.items()]
+    here = _annotation_at(model, keys)
+    models = [inner for inner in (here, *get_args(here)) if _is_model(inner)]
+    return [field.alias or name for inner in models for name, field in inner.model_fields.items()]
 
 
 def _choices_at(model: type[BaseModel], keys: list[str]) -> list[str]:
-    here = _model_at(model, keys[:-1])
-    field = here and {(f.alias or name): f for name, f in here.model_fields.items()}.get(keys[-1])
-    return [str(choice) for choice in get_args(field.annotation)] if field else []
+    here = _annotation_at(model, keys)
+    literals = [inner for inner in (here, *get_args(here)) if get_origin(inner) is Literal]
+    return [str(choice) for inner in literals for choice in get_args(inner)]

@@ -3,20 +3,21 @@
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from finefold.data.splits import SplitBalance
-from finefold.steps.cache import CacheState
-from finefold.steps.demo import Demo
-from finefold.steps.init import Initialised
-from finefold.steps.predict import Answers
-from finefold.steps.run import Run
-from finefold.steps.split import SplitMade
+if TYPE_CHECKING:  # some of these load torch, which `evaluate` can do without
+    from finefold.data.splits import SplitBalance
+    from finefold.steps.cache import CacheState
+    from finefold.steps.demo import Demo
+    from finefold.steps.init import Initialised
+    from finefold.steps.predict import Answers
+    from finefold.steps.run import Run
+    from finefold.steps.split import SplitMade
 
 PLAIN_WIDTH = 120  # of tables that do not go to a terminal
 AVERAGES = {
@@ -66,7 +67,7 @@ def _share(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
-def initialised(found: Initialised, *, as_json: bool) -> None:
+def initialised(found: "Initialised", *, as_json: bool) -> None:
     """After `finefold init`."""
     samples, space = found.data.samples, found.data.space
     if as_json:
@@ -101,7 +102,7 @@ def initialised(found: Initialised, *, as_json: bool) -> None:
     _say(f"wrote {found.data.file}", "", f"next: finefold split {found.data.file} --folds 5")
 
 
-def _attribute_counts(found: Initialised) -> dict[str, dict[str, int]]:
+def _attribute_counts(found: "Initialised") -> dict[str, dict[str, int]]:
     samples = found.data.samples
     return {
         attribute.name: {name: int((samples.frame[attribute.name] == name).sum()) for name in attribute.classes}
@@ -114,7 +115,7 @@ def _count_rows(counts: dict[str, int]) -> list[tuple[str, str, str]]:
     return [(name, f"{count:,}", _share(count / total)) for name, count in counts.items()]
 
 
-def split(made: SplitMade, *, as_json: bool) -> None:
+def split(made: "SplitMade", *, as_json: bool) -> None:
     """After `finefold split`."""
     balance, names = made.balance, made.samples.space.class_names
     if as_json:
@@ -139,7 +140,7 @@ def split(made: SplitMade, *, as_json: bool) -> None:
     _say(f"wrote {made.file} (hash {made.split.hash})")
 
 
-def _fold_table(balance: SplitBalance, names: Sequence[str]) -> None:
+def _fold_table(balance: "SplitBalance", names: Sequence[str]) -> None:
     folds = range(len(balance.sizes_F))
     rows = [(name, *(f"{balance.counts_FK[fold, k]:,}" for fold in folds)) for k, name in enumerate(names)]
     rows.append(("all", *(f"{size:,}" for size in balance.sizes_F)))
@@ -147,7 +148,7 @@ def _fold_table(balance: SplitBalance, names: Sequence[str]) -> None:
     _table("samples per fold", ("class", *(f"fold {fold}" for fold in folds)), rows)
 
 
-def scores(run: Run, found: dict[str, Any], *, as_json: bool) -> None:
+def scores(run: "Run", found: dict[str, Any], *, as_json: bool) -> None:
     """After `finefold evaluate`."""
     if as_json:
         _json(found)
@@ -197,7 +198,7 @@ def _class_table(found: dict[str, Any]) -> None:
     _table("per class", columns, rows)
 
 
-def trained(run: Run, *, as_json: bool) -> None:
+def trained(run: "Run", *, as_json: bool) -> None:
     """After `finefold train`."""
     found = run.scores()
     if as_json:
@@ -214,7 +215,7 @@ def trained(run: Run, *, as_json: bool) -> None:
         _say(f"      finefold predict {run.folder.path} --out submission.csv")
 
 
-def answers(made: Answers, written: Any, *, as_json: bool) -> None:
+def answers(made: "Answers", written: Any, *, as_json: bool) -> None:
     """After `finefold predict`."""
     if as_json:
         _json({"file": str(written), **made.about()})
@@ -232,7 +233,7 @@ def answers(made: Answers, written: Any, *, as_json: bool) -> None:
     _say(f"wrote {written}: {len(made.predictions):,} answers")
 
 
-def cache(state: CacheState, *, was_cleared: bool, as_json: bool) -> None:
+def cache(state: "CacheState", *, was_cleared: bool, as_json: bool) -> None:
     """After `finefold cache`."""
     if as_json:
         entries = [
@@ -265,7 +266,7 @@ def _bytes(count: float) -> str:
     return f"{count:.1f} GB"
 
 
-def demo(made: Demo) -> None:
+def demo(made: "Demo") -> None:
     """After `finefold demo`."""
     _score_table(made.scores)
     _class_table(made.scores)

@@ -11,7 +11,9 @@ References:
 Shapes: P problems, Q of them still running, X parameters each, H pairs of history.
 """
 
+from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -44,34 +46,32 @@ def minimise(
         precondition: (vectors [Q, X], problem numbers [Q]) -> vectors times a fixed positive definite estimate
             of the inverse Hessian, the better the fewer steps.
         max_steps: of the whole batch.
-        tolerance: a problem is done when g'Mg / 2, the decrease that a Newton step with the estimate M promises,
-            is at most this; in the loss's own unit.
+        tolerance: a problem is done when the decrease that a whole step promises, half the slope along it, is
+            at most this; in the loss's own unit.
         advance: told after each step.
     """
     solution_PX = start_PX.clone()
-    running_Q, numbers_Q = torch.arange(len(start_PX)), problems_P
-    point_QX = start_PX.clone()
+    places_Q, numbers_Q, point_QX = torch.arange(len(start_PX)), problems_P, start_PX
     loss_Q, gradient_QX = objective(point_QX, numbers_Q)
-    steps_HQX, changes_HQX = (torch.empty(0, *start_PX.shape) for _ in range(2))
+    history = _History.empty()
     for step in range(max_steps):
-        direction_QX = _direction(gradient_QX, steps_HQX, changes_HQX, partial(_swap, precondition, numbers_Q))
+        direction_QX = history.direction(gradient_QX, partial(_swap, precondition, numbers_Q))
+        slope_Q = (gradient_QX * direction_QX).sum(dim=1)
         moved_QX, new_loss_Q, new_gradient_QX, moved_Q = _search(
-            objective, numbers_Q, point_QX, loss_Q, gradient_QX, direction_QX
+            objective, numbers_Q, point_QX, loss_Q, direction_QX, slope_Q, gradient_QX
         )
-        steps_HQX = torch.cat([steps_HQX, (moved_QX - point_QX)[None]])[-HISTORY:]
-        changes_HQX = torch.cat([changes_HQX, (new_gradient_QX - gradient_QX)[None]])[-HISTORY:]
-        point_QX, loss_Q, gradient_QX = moved_QX, new_loss_Q, new_gradient_QX
-        solution_PX[running_Q] = point_QX
-        promise_Q = (gradient_QX * precondition(gradient_QX, numbers_Q)).sum(dim=1) / 2
-        keep_Q = (promise_Q > tolerance) & moved_Q
+        solution_PX[places_Q] = moved_QX
         advance(step + 1)
+        keep_Q = (-slope_Q / 2 > tolerance) & moved_Q
         if not keep_Q.any():
             break
+        history.add(moved_QX - point_QX, new_gradient_QX - gradient_QX)
+        point_QX, loss_Q, gradient_QX = moved_QX, new_loss_Q, new_gradient_QX
         if not keep_Q.all():
-            running_Q, numbers_Q, point_QX, loss_Q, gradient_QX = (
-                values[keep_Q] for values in (running_Q, numbers_Q, point_QX, loss_Q, gradient_QX)
+            places_Q, numbers_Q, point_QX, loss_Q, gradient_QX = (
+                values[keep_Q] for values in (places_Q, numbers_Q, point_QX, loss_Q, gradient_QX)
             )
-            steps_HQX, changes_HQX = steps_HQX[:, keep_Q], changes_HQX[:, keep_Q]
+            history.keep(keep_Q)
     return solution_PX
 
 
@@ -79,26 +79,39 @@ def _swap(precondition: Precondition, numbers_Q: Tensor, vectors_QX: Tensor) -> 
     return precondition(vectors_QX, numbers_Q)
 
 
-def _direction(
-    gradient_QX: Tensor, steps_HQX: Tensor, changes_HQX: Tensor, precondition: Callable[[Tensor], Tensor]
-) -> Tensor:
-    """Minus the inverse Hessian's estimate times the gradient; pairs without curvature weigh nothing."""
-    if not len(steps_HQX):
-        return -precondition(gradient_QX)
-    direction_QX = -gradient_QX
-    curvature_HQ = (steps_HQX * changes_HQX).sum(dim=2)
-    floor_HQ = 1e-10 * steps_HQX.norm(dim=2) * changes_HQX.norm(dim=2)
-    rho_HQ = torch.where(curvature_HQ > floor_HQ, 1 / curvature_HQ, torch.zeros_like(curvature_HQ))
-    alphas = []
-    for step_QX, change_QX, rho_Q in zip(steps_HQX.flip(0), changes_HQX.flip(0), rho_HQ.flip(0), strict=True):
-        alpha_Q = rho_Q * (step_QX * direction_QX).sum(dim=1)
-        direction_QX = direction_QX - alpha_Q[:, None] * change_QX
-        alphas.append(alpha_Q)
-    direction_QX = precondition(direction_QX)
-    for step_QX, change_QX, rho_Q, alpha_Q in zip(steps_HQX, changes_HQX, rho_HQ, reversed(alphas), strict=True):
-        beta_Q = rho_Q * (change_QX * direction_QX).sum(dim=1)
-        direction_QX = direction_QX + (alpha_Q - beta_Q)[:, None] * step_QX
-    return direction_QX
+@dataclass
+class _History:
+    """The last steps and the gradients' changes, newest last; all problems' pairs of one step together."""
+
+    pairs: deque[tuple[Tensor, Tensor]]
+
+    @classmethod
+    def empty(cls) -> "_History":
+        return cls(deque(maxlen=HISTORY))
+
+    def add(self, step_QX: Tensor, change_QX: Tensor) -> None:
+        self.pairs.append((step_QX, change_QX))
+
+    def keep(self, keep_Q: Tensor) -> None:
+        """Forgets the problems that are done."""
+        self.pairs = deque(((step[keep_Q], change[keep_Q]) for step, change in self.pairs), maxlen=HISTORY)
+
+    def direction(self, gradient_QX: Tensor, precondition: Callable[[Tensor], Tensor]) -> Tensor:
+        """Minus the inverse Hessian's estimate times the gradient; pairs without curvature weigh nothing."""
+        direction_QX = -gradient_QX
+        weights = []
+        for step_QX, change_QX in reversed(self.pairs):
+            curvature_Q = (step_QX * change_QX).sum(dim=1)
+            floor_Q = 1e-10 * step_QX.norm(dim=1) * change_QX.norm(dim=1)
+            rho_Q = torch.where(curvature_Q > floor_Q, 1 / curvature_Q, torch.zeros_like(curvature_Q))
+            alpha_Q = rho_Q * (step_QX * direction_QX).sum(dim=1)
+            direction_QX = direction_QX - alpha_Q[:, None] * change_QX
+            weights.append((rho_Q, alpha_Q))
+        direction_QX = precondition(direction_QX)
+        for (step_QX, change_QX), (rho_Q, alpha_Q) in zip(self.pairs, reversed(weights), strict=True):
+            beta_Q = rho_Q * (change_QX * direction_QX).sum(dim=1)
+            direction_QX = direction_QX + (alpha_Q - beta_Q)[:, None] * step_QX
+        return direction_QX
 
 
 def _search(
@@ -106,11 +119,11 @@ def _search(
     numbers_Q: Tensor,
     point_QX: Tensor,
     loss_Q: Tensor,
-    gradient_QX: Tensor,
     direction_QX: Tensor,
+    slope_Q: Tensor,
+    gradient_QX: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Points, losses and gradients after a step that decreases each loss enough, and which problems moved."""
-    slope_Q = (gradient_QX * direction_QX).sum(dim=1)
     size_Q = torch.ones(len(numbers_Q))
     new_QX, new_loss_Q, new_gradient_QX = point_QX.clone(), loss_Q.clone(), gradient_QX.clone()
     open_Q = torch.arange(len(numbers_Q))

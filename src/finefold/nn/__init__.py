@@ -2,6 +2,6 @@
 
 import os
 
-# Threads that wait must sleep, not spin: with spinning, two processes on two cores slow each other down
-# eightfold (measured with `benchmarks/contention.py`). Read by OpenMP when torch is first imported.
+# Threads that wait must sleep, not spin: spinning, two processes on two cores slow each other down
+# severalfold (`benchmarks/contention.py`). OpenMP reads this when torch is first imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

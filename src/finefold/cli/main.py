@@ -83,7 +83,7 @@ def demo(
     ] = "elpv",
     out: Annotated[Path, typer.Option(help="folder for everything the demo makes")] = Path("finefold-demo"),
 ) -> None:
-    """Run the main job on images that are at hand: folder to submission, with scores."""
+    """Run the main job on images that are at hand. From folder to submission, with scores."""
     from finefold.cli import show
     from finefold.cli.progress import progress
     from finefold.steps.demo import demo as step
@@ -101,7 +101,7 @@ def init(
     ] = Path("data.toml"),
     as_json: AsJson = False,
 ) -> None:
-    """Recognise how a folder is laid out, say what is there, and write data.toml."""
+    """Recognise a folder's layout and write data.toml. Says what is there, and asks nothing."""
     from finefold.cli import show
     from finefold.cli.progress import progress
     from finefold.steps.init import init as step
@@ -119,7 +119,7 @@ def split(
     out: Annotated[Path | None, typer.Option(help="a CSV; DATA.split.csv beside DATA.toml by default")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Deal samples to folds: groups stay whole, every class is spread as evenly as can be."""
+    """Deal samples to folds. Groups stay whole, every class is spread as evenly as can be."""
     from finefold.cli import show
     from finefold.cli.progress import progress
     from finefold.steps.reading import read_data
@@ -143,7 +143,7 @@ def train(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train every fold and write a run: weights, out-of-fold ledger, scores, pictures."""
+    """Train every fold and write a run. It holds weights, out-of-fold ledger, scores and pictures."""
     from finefold.recipe.loader import load_recipe
 
     chosen = load_recipe(recipe, override or [])  # before torch: a misspelt key answers at once
@@ -159,7 +159,7 @@ def train(
 
 @app.command(epilog="Example: finefold evaluate runs/first --json")
 def evaluate(run: RunDir, as_json: AsJson = False) -> None:
-    """Print a run's out-of-fold scores with 95 % intervals: overall, per attribute, class and fold."""
+    """Print a run's scores with 95 % intervals. Out of fold: overall, per attribute, class and fold."""
     from finefold.cli import show
     from finefold.steps.evaluate import evaluate as step
     from finefold.steps.run import open_run
@@ -178,7 +178,7 @@ def predict(
     strict: Annotated[bool, typer.Option("--strict", help="exit 1 where a test image is unreadable")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Answer for unlabelled images with the mean of all folds, and write a checked submission."""
+    """Answer for new images, as a checked submission. The answer is the mean of all folds."""
     from finefold.cli import show
     from finefold.cli.progress import progress
     from finefold.steps.predict import write_answers
@@ -202,7 +202,7 @@ def cache(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what is cached (features, exported models), or clear it."""
+    """Show what is cached, or clear it. Features, exported models, what decodes."""
     from finefold.cli import show
     from finefold.steps import cache as step
 

@@ -89,8 +89,7 @@ def demo(
         )
     if data == "portraits":
         with progress.stage("drawing portraits", NUM_PEOPLE, "people") as advance:
-            draw_portraits(source, num_people=NUM_PEOPLE, seed=0)
-            advance(NUM_PEOPLE)
+            draw_portraits(source, num_people=NUM_PEOPLE, seed=0, advance=advance)
     described = init(source, out=folder / "data.toml", progress=progress).data
     if data == "elpv":
         described = _hold_out(described, folder)

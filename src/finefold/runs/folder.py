@@ -5,12 +5,14 @@
 
 import json
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finefold.errors import RunError
+from finefold.errors import FinefoldError, RunError
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,17 @@ class RunFolder:
         except OSError as reason:
             raise RunError(f"cannot make {self.path}: {reason.strerror}", "choose another --out") from reason
         write_json(self.plan, fingerprint)
+
+    @contextmanager
+    def begun(self, fingerprint: Mapping[str, str]) -> Iterator[None]:
+        """`begin`; an error that ends the run before anything was written leaves the folder to the next try."""
+        self.begin(fingerprint)
+        try:
+            yield
+        except FinefoldError:
+            if list(self.path.iterdir()) == [self.plan]:
+                shutil.rmtree(self.path)
+            raise
 
     def finish(self, manifest: Mapping[str, Any]) -> None:
         """Says the run is whole. Nothing is written to it after this."""

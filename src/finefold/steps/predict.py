@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from finefold.data.findings import Finding
 from finefold.data.images import list_images
 from finefold.data.predictions import Predictions
+from finefold.data.split_checks import counted
 from finefold.data.submission import SHARE_DISTANCE, Template, fill_template, read_template, share_distance, write_csv
 from finefold.errors import DataError, SubmissionError
 from finefold.nn.engines import Choice
@@ -212,7 +213,7 @@ def write_answers(
     if strict and answers.findings:
         named = ", ".join(f"`{finding.ids[0]}`" for finding in answers.findings[:5])
         raise SubmissionError(
-            f"{len(answers.findings)} test images are unreadable: {named}",
+            f"{counted(len(answers.findings), 'test image')} cannot be read: {named}",
             f"replace the files; {written} was written with the training class shares for them",
         )
     return answers, written

@@ -72,44 +72,43 @@ def train(
     folder = RunFolder(Path(out))
     given = _given_split(data, split, chosen, progress)
     recipe_text = dump_recipe(chosen)
-    folder.begin(
-        {
-            "recipe": text_hash(recipe_text),
-            "data": data.samples.hash,
-            "split": given.hash if given else f"made with seed {chosen.seed}",
-        }
-    )
-    model, image = chosen.model, chosen.image
-    backbone = find_backbone(
-        model.backbone, model.weights, size_px=image.size_px, crop_fraction=image.crop_fraction, fit=image.fit
-    )
-    choice = choose_engine(backbone, engine=model.engine, precision=model.precision, report=progress.say)
-    cache = PrefixCache(backbone, choice, round(image.max_megapixels * 1e6))
-    with progress.stage("features", len(data.samples), "images") as advance:
-        features = cache.compute(data.samples.ids, data.samples.paths, advance=advance)
-    samples = without_unreadable(data.samples, list(features.findings))
-    for finding in features.findings:
-        progress.say(f"left out: {finding.ids[0]}: {finding.evidence['reason']}")
-    folds = _folds(given, samples, features.findings, chosen)
-    fitted = _fit(features.rows_ND[features.is_readable_N], samples, folds, chosen, progress)
-    _write_inputs(folder, data, samples, folds, recipe_text, backbone)
-    _write_folds(folder, fitted, samples, folds, backbone)
-    _write_results(folder, fitted.predictions, samples, folds, chosen, features.findings)
-    folder.finish(
-        {
-            **provenance(),
-            "seconds": round(time.perf_counter() - start, 2),
-            "hashes": {"recipe": text_hash(recipe_text), "data": samples.hash, "split": folds.hash},
-            "backbone": {"name": backbone.name, "weights": backbone.weights_hash},
-            "preprocessing": {**backbone.preprocessing.to_dict(), "hash": backbone.preprocessing.hash},
-            "engine": {"name": choice.engine, "precision": choice.precision, "choice": choice.reason},
-            "features": {"images": len(data.samples), "computed": features.num_computed},
-            "strengths": fitted.strengths,
-            "train_shares": train_shares(samples).tolist(),
-            "class_names": list(samples.space.class_names),
-            "num_folds": folds.num_folds,
-        }
-    )
+    fingerprint = {
+        "recipe": text_hash(recipe_text),
+        "data": data.samples.hash,
+        "split": given.hash if given else f"made with seed {chosen.seed}",
+    }
+    with folder.begun(fingerprint):
+        model, image = chosen.model, chosen.image
+        backbone = find_backbone(
+            model.backbone, model.weights, size_px=image.size_px, crop_fraction=image.crop_fraction, fit=image.fit
+        )
+        choice = choose_engine(backbone, engine=model.engine, precision=model.precision, report=progress.say)
+        cache = PrefixCache(backbone, choice, round(image.max_megapixels * 1e6))
+        with progress.stage("features", len(data.samples), "images") as advance:
+            features = cache.compute(data.samples.ids, data.samples.paths, advance=advance)
+        samples = without_unreadable(data.samples, list(features.findings))
+        for finding in features.findings:
+            progress.say(f"left out: {finding.ids[0]}: {finding.evidence['reason']}")
+        folds = _folds(given, samples, features.findings, chosen)
+        fitted = _fit(features.rows_ND[features.is_readable_N], samples, folds, chosen, progress)
+        _write_inputs(folder, data, samples, folds, recipe_text, backbone)
+        _write_folds(folder, fitted, samples, folds, backbone)
+        _write_results(folder, fitted.predictions, samples, folds, chosen, features.findings)
+        folder.finish(
+            {
+                **provenance(),
+                "seconds": round(time.perf_counter() - start, 2),
+                "hashes": {"recipe": text_hash(recipe_text), "data": samples.hash, "split": folds.hash},
+                "backbone": {"name": backbone.name, "weights": backbone.weights_hash},
+                "preprocessing": {**backbone.preprocessing.to_dict(), "hash": backbone.preprocessing.hash},
+                "engine": {"name": choice.engine, "precision": choice.precision, "choice": choice.reason},
+                "features": {"images": len(data.samples), "computed": features.num_computed},
+                "strengths": fitted.strengths,
+                "train_shares": train_shares(samples).tolist(),
+                "class_names": list(samples.space.class_names),
+                "num_folds": folds.num_folds,
+            }
+        )
     return open_run(folder.path)
 
 

@@ -43,14 +43,14 @@ def label_samples(samples: pl.DataFrame, raw: pl.DataFrame, space: LabelSpace, p
     train_NA = np.stack([labelled[name].train_N for name in space.names], axis=1)
     is_trained_N = (train_NA >= 0).all(axis=1)
     train_N = space.joint_codes(np.maximum(train_NA, 0))
-    names = {
-        attribute.name: pl.Series(np.asarray(attribute.classes, dtype=object)[codes_N].tolist(), dtype=pl.String)
+    names = [
+        pl.Series(attribute.name, np.asarray(attribute.classes, dtype=object)[codes_N].tolist(), dtype=pl.String)
         for attribute, codes_N in zip(space.attributes, codes_NA.T, strict=True)
-    }
+    ]
     return samples.select("id", "path", "group", "source").with_columns(
-        **names,
-        label=pl.Series(space.joint_codes(codes_NA), dtype=pl.Int32),
-        train_label=pl.Series(np.where(is_trained_N, train_N, -1), dtype=pl.Int32).replace(-1, None),
+        *names,
+        pl.Series("label", space.joint_codes(codes_NA), dtype=pl.Int32),
+        pl.Series("train_label", np.where(is_trained_N, train_N, -1), dtype=pl.Int32).replace(-1, None),
     )
 
 

@@ -38,6 +38,8 @@ class Predictions:
                 f"{len(self.ids)} ids and {len(self.class_names)} classes do not fit probabilities of shape "
                 f"{self.probs_NK.shape}"
             )
+        if len(set(self.class_names)) < len(self.class_names):
+            raise DataError("predictions name a class twice", "give every class its own name")
         if len(set(self.ids)) < len(self.ids):
             raise DataError("predictions name an id twice", "predict every image once")
         if not np.isfinite(self.probs_NK).all() or (self.probs_NK < 0).any():
@@ -52,7 +54,7 @@ class Predictions:
     @property
     def codes_N(self) -> NDArray[np.int64]:
         """[N] most probable class; the lowest code wins a tie."""
-        return self.probs_NK.argmax(axis=1)
+        return np.asarray(self.probs_NK.argmax(axis=1), np.int64)
 
     def rows_for(self, ids: Sequence[str]) -> "Predictions":
         """The predictions of these ids, in their order.
@@ -83,7 +85,7 @@ class Predictions:
     def to_frame(self) -> pl.DataFrame:
         """Column `id`, then one column per class."""
         return pl.DataFrame({"id": list(self.ids)}, schema={"id": pl.String}).hstack(
-            pl.DataFrame(self.probs_NK, schema=[(name, pl.Float64) for name in self.class_names])
+            pl.DataFrame(self.probs_NK, schema=[(name, pl.Float64) for name in self.class_names], orient="row")
         )
 
 
@@ -107,6 +109,8 @@ class Ledger:
         sizes = {len(self.predictions), len(self.folds_N), len(self.groups), len(self.labels_N)}
         if len(sizes) > 1:
             raise DataError(f"a ledger's columns differ in length: {sorted(sizes)}")
+        if ((self.labels_N < 0) | (self.labels_N >= len(self.predictions.class_names))).any():
+            raise DataError("a ledger's label is no code of its classes")
         folds_of: dict[str, int] = {}
         for group, fold in zip(self.groups, self.folds_N.tolist(), strict=True):
             if folds_of.setdefault(group, fold) != fold:
@@ -128,18 +132,29 @@ class Ledger:
 
     @classmethod
     def read(cls, path: Path) -> "Ledger":
-        """The ledger that `write` made."""
+        """The ledger that `write` made.
+
+        Raises:
+            RunError: the file cannot be read, or holds no ledger.
+        """
         try:
-            frame = pl.read_parquet(path)
-        except (OSError, pl.exceptions.PolarsError) as reason:
-            raise RunError(f"cannot read the ledger {path}: {reason}", "the run is broken: train it again") from reason
+            return cls._from_frame(pl.read_parquet(path))
+        except (OSError, pl.exceptions.PolarsError, DataError) as reason:
+            said = reason.message if isinstance(reason, DataError) else reason
+            raise RunError(f"cannot read the ledger {path}: {said}", "the run is broken: train it again") from reason
+
+    @classmethod
+    def _from_frame(cls, frame: pl.DataFrame) -> "Ledger":
         names = tuple(name for name in frame.columns if name not in LEDGER_COLUMNS)
         code = {name: number for number, name in enumerate(names)}
+        about = frame.select(*LEDGER_COLUMNS)
+        if any(about.null_count().row(0)):
+            raise DataError("a row lacks its id, fold, group or label")
         return cls(
-            Predictions(tuple(frame["id"]), frame.select(names).to_numpy(), names),
-            frame["fold"].to_numpy().astype(np.int64),
-            tuple(frame["group"]),
-            frame["label"].replace_strict(code, return_dtype=pl.Int64).to_numpy(),
+            Predictions(tuple(about["id"]), frame.drop(LEDGER_COLUMNS).cast(pl.Float64).to_numpy(), names),
+            about["fold"].cast(pl.Int64).to_numpy(),
+            tuple(about["group"]),
+            about["label"].replace_strict(code, return_dtype=pl.Int64).cast(pl.Int64).to_numpy(),
         )
 
 

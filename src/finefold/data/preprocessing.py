@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import cv2
 import numpy as np
@@ -51,7 +51,12 @@ class Preprocessing:
             raise DataError(f"an input of {self.width_px}x{self.height_px} px is too small", "use at least 8 px")
         if not 0 < self.crop_fraction <= 1:
             raise DataError(f"crop_fraction is {self.crop_fraction}", "choose a value in (0, 1]")
-        if min(self.std) <= 0:
+        for name, known in (("fit", get_args(Fit)), ("interpolation", tuple(_ENLARGE))):
+            if getattr(self, name) not in known:
+                raise DataError(f"{name} is `{getattr(self, name)}`", f"choose one of {', '.join(known)}")
+        if len(self.mean) != 3 or not np.isfinite(self.mean).all():
+            raise DataError(f"mean is {self.mean}", "give a number for each of the three channels")
+        if len(self.std) != 3 or not (np.isfinite(self.std).all() and min(self.std) > 0):
             raise DataError(f"std is {self.std}", "every channel's std is above 0")
 
     @property
@@ -70,8 +75,17 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Preprocessing":
-        """The object that `to_dict` described."""
-        return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+        """The object that `to_dict` described.
+
+        Raises:
+            DataError: `values` has other keys, or values that are none.
+        """
+        try:
+            return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+        except (KeyError, TypeError) as reason:
+            raise DataError(
+                f"this is no preprocessing: {values}", "the file was written by another program"
+            ) from reason
 
     def apply(self, image_HWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """RGB uint8 [H, W, 3] -> RGB uint8 [height_px, width_px, 3]."""

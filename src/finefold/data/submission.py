@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,7 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from finefold.data.predictions import Predictions
-from finefold.data.sources import read_rows
+from finefold.data.rows import read_rows
 from finefold.errors import SubmissionError
 
 SHARE_DISTANCE = 0.25  # total variation between predicted and training shares that is worth a warning
@@ -53,8 +54,8 @@ def read_template(path: Path, *, id_column: str, answer_column: str, answer: Lit
                 f"it has {', '.join(frame.columns)}; mend [predict]",
             )
     ids = frame[id_column]
-    if ids.null_count():
-        raise SubmissionError(f"{path.name}: {ids.null_count()} rows have no id", "fill them in, or drop the rows")
+    if blank := int((ids.fill_null("") == "").sum()):
+        raise SubmissionError(f"{path.name}: {blank} rows have no id", "fill them in, or drop the rows")
     repeated = ids.filter(ids.is_duplicated()).unique(maintain_order=True)
     if len(repeated):
         raise SubmissionError(
@@ -81,6 +82,11 @@ def fill_template(template: Template, predictions: Predictions, class_names: Seq
             f"predictions name a class outside the label space: `{strangers[0]}`",
             f"the label space has {', '.join(class_names)}",
         )
+    if template.id_column == template.answer_column:
+        raise SubmissionError(
+            f"`{template.id_column}` is both the id column and the answer column",
+            "answers would replace the ids; mend [predict]",
+        )
     wanted, given = set(template.ids), set(predictions.ids)
     problems = []
     if missing := [name for name in template.ids if name not in given]:
@@ -104,8 +110,17 @@ def share_distance(first_K: NDArray[np.float64], second_K: NDArray[np.float64]) 
 
 
 def write_csv(frame: pl.DataFrame, path: Path) -> None:
-    """Writes a whole CSV or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes a whole CSV or nothing.
+
+    Raises:
+        SubmissionError: the place refuses, or the disk is full.
+    """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    frame.write_csv(unfinished)
-    unfinished.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_bytes(frame.write_csv().encode())
+        unfinished.replace(path)
+    except OSError as reason:
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+        raise SubmissionError(f"cannot write {path}: {reason.strerror}", "choose another place") from reason

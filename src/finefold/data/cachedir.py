@@ -6,20 +6,29 @@ import shutil
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finefold.errors import CacheError
+from finefold.errors import CacheError, UsageError
 
 SECONDS_PER_DAY = 86_400
 
 
 def cache_root() -> Path:
-    """`FINEFOLD_CACHE`, or finefold's folder under the user's cache folder."""
-    if chosen := os.environ.get("FINEFOLD_CACHE"):
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "finefold"
+    """`FINEFOLD_CACHE`, or finefold's folder under the user's cache folder.
+
+    Raises:
+        UsageError: the folder is said with a `~` that means no home here, or there is no home.
+    """
+    chosen = os.environ.get("FINEFOLD_CACHE")
+    try:
+        if chosen:
+            return Path(chosen).expanduser()
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "finefold"
+    except RuntimeError as reason:
+        raise UsageError(f"no folder for the cache: {reason}", "set FINEFOLD_CACHE to a folder") from reason
 
 
 def write_about(folder: Path, about: Mapping[str, Any]) -> None:
@@ -28,12 +37,14 @@ def write_about(folder: Path, about: Mapping[str, Any]) -> None:
     Raises:
         CacheError: the folder cannot be written.
     """
+    unfinished = folder / f".about.{os.getpid()}.{threading.get_ident()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        unfinished = folder / f".about.{os.getpid()}.{threading.get_ident()}"
         unfinished.write_text(json.dumps(dict(about), indent=1) + "\n", encoding="utf-8")
         unfinished.replace(folder / "about.json")
     except OSError as reason:
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
         raise cannot_write(folder, reason) from reason
 
 

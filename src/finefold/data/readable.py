@@ -79,7 +79,7 @@ def _reasons(paths: list[Path], store: ContentStore, max_pixels: int) -> list[st
             reasons[row] = _decoding_error(contents[row], max_pixels)  # type: ignore[arg-type]
             fresh.append(row)
     if fresh:
-        encoded = [reasons[row].encode()[:_REASON_BYTES].ljust(_REASON_BYTES, b"\0") for row in fresh]
+        encoded = [reasons[row].encode().ljust(_REASON_BYTES, b"\0") for row in fresh]
         rows = np.frombuffer(b"".join(encoded), np.uint8).reshape(len(fresh), _REASON_BYTES)
         store.append([hashes[row] for row in fresh], rows)
     return reasons
@@ -96,7 +96,7 @@ def _decoding_error(data: bytes, max_pixels: int) -> str:
     try:
         decode_image(data, max_pixels=max_pixels)
     except ImageError as reason:
-        return reason.message
+        return reason.message.encode()[:_REASON_BYTES].decode(errors="ignore")  # as the cache will tell it
     return ""
 
 

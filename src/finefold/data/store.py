@@ -29,6 +29,23 @@ class _Segment:
     records: NDArray[Any]
 
 
+@dataclass(frozen=True)
+class _Index:
+    """Where every known row is; replaced as a whole, so that threads never see half of a new one."""
+
+    segments: tuple[_Segment, ...] = ()
+    keys: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))  # sorted
+    where: NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 2), np.int64))  # segment, row
+
+    def locate(self, hashes: Sequence[bytes]) -> NDArray[np.int64]:
+        """[N] positions in the sorted keys, -1 where absent."""
+        parts = np.frombuffer(b"".join(hashes), np.dtype("<u8")).reshape(-1, 2)
+        if not len(self.keys) or not len(parts):
+            return np.full(len(parts), -1)
+        last = np.searchsorted(self.keys, parts[:, 0], side="right") - 1
+        return np.where(self.keys[last] == parts[:, 0], last, -1)
+
+
 @dataclass
 class ContentStore:
     """A folder of rows addressed by 16-byte content hashes. Safe for threads and for several processes.
@@ -42,9 +59,7 @@ class ContentStore:
     folder: Path
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    _segments: list[_Segment] = field(default_factory=list)
-    _keys: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
-    _where: NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 2), np.int64))
+    _index: _Index = field(default_factory=_Index)
     _writer: "_Writer | None" = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -69,20 +84,25 @@ class ContentStore:
         return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self._index.keys)
 
     def refresh(self) -> None:
         """Looks for rows written since: by other processes, or by this one."""
+        with self._lock:  # else an older look may end after a newer one
+            self._index = self._read_index()
+
+    def _read_index(self) -> _Index:
         names = sorted(path.stem for path in self.folder.glob("*.index"))
-        self._segments = [segment for name in names if (segment := self._open_segment(name)) is not None]
-        keys = [segment.records["key"] for segment in self._segments] or [np.empty(0, np.uint64)]
+        segments = tuple(segment for name in names if (segment := self._open_segment(name)) is not None)
+        if not segments:
+            return _Index()
+        keys = np.concatenate([segment.records["key"] for segment in segments])
         where = [
             np.stack([np.full(len(segment.records), number), np.arange(len(segment.records))], axis=1)
-            for number, segment in enumerate(self._segments)
-        ] or [np.empty((0, 2), np.int64)]
-        all_keys = np.concatenate(keys)
-        order = np.argsort(all_keys, kind="stable")  # among equal keys the newest segment comes last
-        self._keys, self._where = all_keys[order], np.concatenate(where)[order]
+            for number, segment in enumerate(segments)
+        ]
+        order = np.argsort(keys, kind="stable")  # among equal keys the newest segment comes last
+        return _Index(segments, keys[order], np.concatenate(where)[order])
 
     def _open_segment(self, name: str) -> _Segment | None:
         try:
@@ -100,15 +120,7 @@ class ContentStore:
 
     def contains(self, hashes: Sequence[bytes]) -> NDArray[np.bool_]:
         """[N]: which contents have a row, going by the index alone."""
-        return self._locate(hashes) >= 0
-
-    def _locate(self, hashes: Sequence[bytes]) -> NDArray[np.int64]:
-        """[N] positions in the sorted index, -1 where absent."""
-        parts = np.frombuffer(b"".join(hashes), np.dtype("<u8")).reshape(-1, 2)
-        if not len(self._keys) or not len(parts):
-            return np.full(len(parts), -1)
-        last = np.searchsorted(self._keys, parts[:, 0], side="right") - 1
-        return np.where(self._keys[last] == parts[:, 0], last, -1)
+        return self._index.locate(hashes) >= 0
 
     def read(self, hashes: Sequence[bytes]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Rows of contents.
@@ -119,11 +131,12 @@ class ContentStore:
         """
         rows = np.zeros((len(hashes), self.row_bytes), np.uint8)
         is_found_N = np.zeros(len(hashes), bool)
-        for position, (wanted, place) in enumerate(zip(hashes, self._locate(hashes).tolist(), strict=True)):
+        index = self._index
+        for position, (wanted, place) in enumerate(zip(hashes, index.locate(hashes).tolist(), strict=True)):
             if place < 0:
                 continue
-            number, row = self._where[place].tolist()
-            segment = self._segments[number]
+            number, row = index.where[place].tolist()
+            segment = index.segments[number]
             stored = segment.rows[row]
             if int(segment.records["crc"][row]) == zlib.crc32(stored, zlib.crc32(wanted)):
                 rows[position] = stored
@@ -141,7 +154,7 @@ class ContentStore:
         records = np.zeros(len(hashes), _RECORD)
         parts = np.frombuffer(b"".join(hashes), np.dtype("<u8")).reshape(-1, 2)
         records["key"], records["rest"] = parts[:, 0], parts[:, 1]
-        records["crc"] = [zlib.crc32(row, zlib.crc32(key)) for key, row in zip(hashes, data, strict=True)]
+        records["crc"] = [zlib.crc32(row.data, zlib.crc32(key)) for key, row in zip(hashes, data, strict=True)]
         with self._lock:
             if self._writer is None:
                 self._writer = _Writer.open(self.folder)
@@ -178,10 +191,12 @@ class _Writer:
         try:
             _write_all(self.rows, rows)
             _write_all(self.index, records)
-        except OSError as reason:
+        except BaseException as reason:  # an interrupt too must not leave rows that no record counts
             for handle, size in zip((self.rows, self.index), self.num_bytes, strict=True):
                 os.truncate(handle, size)  # shrinking needs no space
-            raise cannot_write(self.path.parent, reason) from reason
+            if isinstance(reason, OSError):
+                raise cannot_write(self.path.parent, reason) from reason
+            raise
         self.num_bytes = (self.num_bytes[0] + len(rows), self.num_bytes[1] + len(records))
 
     def close(self) -> None:

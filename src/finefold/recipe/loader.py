@@ -53,13 +53,14 @@ def _preset(name: str) -> str:
 
 def _set(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
-    if not equals or not all(key.split(".")):
+    *tables, last = (part.strip() for part in key.split("."))
+    if not equals or not all([*tables, last]):
         raise RecipeError(f"`{override}` is not an override", "write --set key.path=value, e.g. --set split.folds=4")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
+        parsed = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
-        value = text.strip()
-    *tables, last = key.strip().split(".")
+        parsed = {}
+    value = parsed["value"] if len(parsed) == 1 else text.strip()
     for table in tables:
         values = values.setdefault(table, {})
         if not isinstance(values, dict):

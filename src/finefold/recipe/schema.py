@@ -1,5 +1,6 @@
 """What a recipe may say. Everything that changes a run's science stands here; each value has a reason."""
 
+import math
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -21,7 +22,7 @@ class ImageRecipe(Table):
     size_px: int | None = Field(default=None, ge=32, le=2048)
     crop_fraction: float | None = Field(default=None, gt=0, le=1)
     fit: Literal["crop", "squash"] | None = None
-    max_megapixels: float = Field(default=100.0, gt=0)
+    max_megapixels: float = Field(default=100.0, gt=0, allow_inf_nan=False)
 
 
 class ModelRecipe(Table):
@@ -44,7 +45,8 @@ class ProbeRecipe(Table):
     @field_validator("strengths")
     @classmethod
     def _positive(cls, strengths: tuple[float, ...]) -> tuple[float, ...]:
-        if not strengths or min(strengths) <= 0 or len(set(strengths)) < len(strengths):
+        in_range = all(0 < strength < math.inf for strength in strengths)
+        if not strengths or not in_range or len(set(strengths)) < len(strengths):
             raise ValueError("needs different numbers above 0")
         return tuple(sorted(strengths))
 

@@ -13,7 +13,6 @@ app = typer.Typer(
     name="finefold",
     help="Fine-tune pretrained image classifiers with cross-validation, and learn the truth about them.",
     epilog="Start with: finefold demo, or: finefold init FOLDER",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -33,20 +32,15 @@ def run() -> None:
 
 def main(arguments: list[str]) -> int:
     """Runs one command; its exit code."""
-    import click
-
     try:
-        code = app(args=arguments, standalone_mode=False)
+        code = app(args=arguments or ["--help"], standalone_mode=False)
     except FinefoldError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    except click.exceptions.NoArgsIsHelpError as error:
-        print(error.format_message(), file=sys.stderr)
-        return 2
-    except click.ClickException as error:
+    except typer.TyperException as error:
         _print_usage_error(error)
         return 2
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         print("interrupted: run the same command again, what was cached is reused", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
@@ -56,9 +50,9 @@ def main(arguments: list[str]) -> int:
 
 def _print_usage_error(error: Any) -> None:
     context = getattr(error, "ctx", None)
-    print(f"error: {error.format_message()}", file=sys.stderr)
-    name = context.command_path if context else "finefold"
-    print(f"\nhint: {name} --help shows what can be said", file=sys.stderr)
+    message = error.format_message() if hasattr(error, "format_message") else str(error)
+    command = context.command_path if context else "finefold"
+    print(f"error: {message}\n\nhint: `{command} --help` shows what can be said", file=sys.stderr)
 
 
 def _version(wanted: bool) -> None:
@@ -86,16 +80,17 @@ def demo(
     """Run the main job on images that are at hand. From folder to submission, with scores."""
     from finefold.cli import show
     from finefold.cli.progress import progress
-    from finefold.steps.demo import demo as step
 
     with progress() as told:
+        with told.stage("starting", 0, ""):
+            from finefold.steps.demo import demo as step
         made = step(data=data, out=out, progress=told)
     show.demo(made)
 
 
 @app.command(epilog="Example: finefold init photos/ --out data.toml")
 def init(
-    folder: Annotated[Path, typer.Argument(help="a folder with labelled images")],
+    folder: Annotated[Path, typer.Argument(help="a folder with labelled images", metavar="FOLDER")],
     out: Annotated[
         Path, typer.Option(help="where to write data.toml; never inside your data unless you say so")
     ] = Path("data.toml"),
@@ -149,10 +144,11 @@ def train(
     chosen = load_recipe(recipe, override or [])  # before torch: a misspelt key answers at once
     from finefold.cli import show
     from finefold.cli.progress import progress
-    from finefold.steps.reading import read_data
-    from finefold.steps.train import train as step
 
     with progress() as told:
+        with told.stage("starting", 0, ""):
+            from finefold.steps.reading import read_data
+            from finefold.steps.train import train as step
         made = step(read_data(data), split, recipe=chosen, out=out, progress=told)
     show.trained(made, as_json=as_json)
 
@@ -171,7 +167,9 @@ def evaluate(run: RunDir, as_json: AsJson = False) -> None:
 @app.command(epilog="Example: finefold predict runs/first --out submission.csv")
 def predict(
     run: RunDir,
-    images: Annotated[Path | None, typer.Argument(help="a folder; by default [predict] of the run's data.toml")] = None,
+    images: Annotated[
+        Path | None, typer.Argument(help="a folder; by default [predict] of the run's data.toml", metavar="FOLDER")
+    ] = None,
     out: Annotated[Path, typer.Option(help="the answer file; a JSON of where it came from lies beside it")] = Path(
         "submission.csv"
     ),
@@ -181,10 +179,11 @@ def predict(
     """Answer for new images, as a checked submission. The answer is the mean of all folds."""
     from finefold.cli import show
     from finefold.cli.progress import progress
-    from finefold.steps.predict import write_answers
-    from finefold.steps.run import open_run
 
     with progress() as told:
+        with told.stage("starting", 0, ""):
+            from finefold.steps.predict import write_answers
+            from finefold.steps.run import open_run
         answers, written = write_answers(open_run(run), images, out=out, strict=strict, progress=told)
     show.answers(answers, written, as_json=as_json)
 

@@ -13,6 +13,7 @@ from rich.text import Text
 from finefold.steps import progress as steps
 
 SECONDS_BETWEEN_LINES = 5.0
+SECONDS_WORTH_A_LINE = 2.0
 
 
 class _RateColumn(ProgressColumn):
@@ -32,9 +33,18 @@ class Bars:
     @contextmanager
     def stage(self, name: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
         task = self._bars.add_task(name, total=total or None, unit=unit)
-        yield lambda done: self._bars.advance(task, done)
-        completed = self._bars.tasks[task].completed
-        self._bars.update(task, total=completed, completed=completed)
+        done = 0
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            self._bars.advance(task, count)
+
+        yield advance
+        if total or done:
+            self._bars.update(task, total=done, completed=done)
+        else:  # nothing was counted: the stage was only there to be seen
+            self._bars.remove_task(task)
 
     def say(self, line: str) -> None:
         """Prints above the bars."""
@@ -64,6 +74,10 @@ class Lines:
 
         yield advance
         seconds = self._clock() - start
+        if not total and not done:
+            if seconds >= SECONDS_WORTH_A_LINE:
+                self.say(f"{name}: {seconds:.1f} s")
+            return
         rate = f", {done / seconds:,.0f} {unit}/s" if seconds > 0.05 else ""
         self.say(f"{name}: {done:,} {unit} in {seconds:.1f} s{rate}")
 

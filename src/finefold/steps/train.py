@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -78,12 +79,7 @@ def train(
         "split": given.hash if given else f"made with seed {chosen.seed}",
     }
     with folder.begun(fingerprint):
-        model, image = chosen.model, chosen.image
-        backbone = find_backbone(
-            model.backbone, model.weights, size_px=image.size_px, crop_fraction=image.crop_fraction, fit=image.fit
-        )
-        choice = choose_engine(backbone, engine=model.engine, precision=model.precision, report=progress.say)
-        cache = PrefixCache(backbone, choice, round(image.max_megapixels * 1e6))
+        cache = _prefix(chosen, progress)
         with progress.stage("features", len(data.samples), "images") as advance:
             features = cache.compute(data.samples.ids, data.samples.paths, advance=advance)
         samples = without_unreadable(data.samples, list(features.findings))
@@ -91,17 +87,15 @@ def train(
             progress.say(f"left out: {finding.ids[0]}: {finding.evidence['reason']}")
         folds = _folds(given, samples, features.findings, chosen)
         fitted = _fit(features.rows_ND[features.is_readable_N], samples, folds, chosen, progress)
-        _write_inputs(folder, data, samples, folds, recipe_text, backbone)
-        _write_folds(folder, fitted, samples, folds, backbone)
+        _write_inputs(folder, data, samples, folds, recipe_text, cache.backbone)
+        _write_folds(folder, fitted, samples, folds, cache.backbone)
         _write_results(folder, fitted.predictions, samples, folds, chosen, features.findings)
         folder.finish(
             {
                 **provenance(),
                 "seconds": round(time.perf_counter() - start, 2),
                 "hashes": {"recipe": text_hash(recipe_text), "data": samples.hash, "split": folds.hash},
-                "backbone": {"name": backbone.name, "weights": backbone.weights_hash},
-                "preprocessing": {**backbone.preprocessing.to_dict(), "hash": backbone.preprocessing.hash},
-                "engine": {"name": choice.engine, "precision": choice.precision, "choice": choice.reason},
+                **_about_prefix(cache),
                 "features": {"images": len(data.samples), "computed": features.num_computed},
                 "strengths": fitted.strengths,
                 "train_shares": train_shares(samples).tolist(),
@@ -110,6 +104,27 @@ def train(
             }
         )
     return open_run(folder.path)
+
+
+def _about_prefix(cache: PrefixCache) -> dict[str, Any]:
+    """What the manifest keeps of the frozen part."""
+    backbone, choice = cache.backbone, cache.choice
+    return {
+        "backbone": {"name": backbone.name, "weights": backbone.weights_hash},
+        "preprocessing": {**backbone.preprocessing.to_dict(), "hash": backbone.preprocessing.hash},
+        "engine": {"name": choice.engine, "precision": choice.precision, "choice": choice.reason},
+    }
+
+
+def _prefix(recipe: Recipe, progress: Progress) -> PrefixCache:
+    """The recipe's backbone on the engine that runs it."""
+    model, image = recipe.model, recipe.image
+    with progress.stage("model", 0, ""):
+        backbone = find_backbone(
+            model.backbone, model.weights, size_px=image.size_px, crop_fraction=image.crop_fraction, fit=image.fit
+        )
+        choice = choose_engine(backbone, engine=model.engine, precision=model.precision, report=progress.say)
+    return PrefixCache(backbone, choice, round(image.max_megapixels * 1e6))
 
 
 def _given_split(data: Data, split: Split | str | Path | None, recipe: Recipe, progress: Progress) -> Split | None:

@@ -53,8 +53,12 @@ def init(folder: str | Path, *, out: str | Path = "data.toml", progress: Progres
         raise DataError(f"{file} exists", "give another --out, or delete it first")
     tables = _relative_to(layout.tables, Path(folder).resolve(), file.parent.resolve())
     write_text(file, HEADER + "\n" + tomli_w.dumps(tables))
-    data = read_data(file)
-    _, findings = check_images(data.samples, progress=progress)
+    try:
+        data = read_data(file)
+        _, findings = check_images(data.samples, progress=progress)
+    except BaseException:  # a data.toml that cannot be read is no start, and would be in the way of the next
+        file.unlink()
+        raise
     return Initialised(data, layout.kind, layout.notes, list_images(data.samples.root).skipped, tuple(findings))
 
 

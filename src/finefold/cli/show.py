@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich import box
 from rich.console import Console
@@ -48,8 +48,12 @@ def _json(values: Any) -> None:
 
 def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    rows = list(rows)
     for number, name in enumerate(columns):
-        table.add_column(name, justify="right" if number else "left", no_wrap=True)
+        longest = max(len(cell) for cell in (name, *(row[number] for row in rows)))
+        is_text = longest > PLAIN_WIDTH // 2  # only such a column may be wrapped; cells of the others stay whole
+        justify: Literal["left", "right"] = "right" if number and not is_text else "left"
+        table.add_column(name, justify=justify, no_wrap=not is_text, min_width=None if is_text else longest)
     for row in rows:
         table.add_row(*map(Text, row))
     _console().print(table)

@@ -5,6 +5,7 @@ Shapes: N samples, K joint classes.
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -159,7 +160,16 @@ class Ledger:
 
 
 def write_parquet(frame: pl.DataFrame, path: Path) -> None:
-    """Writes a whole file or nothing: a reader never sees half of one."""
+    """Writes a whole file or nothing: a reader never sees half of one.
+
+    Raises:
+        RunError: the place refuses, or the disk is full.
+    """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    frame.write_parquet(unfinished)
-    unfinished.replace(path)
+    try:
+        frame.write_parquet(unfinished)
+        unfinished.replace(path)
+    except (OSError, pl.exceptions.PolarsError) as reason:
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+        raise RunError(f"cannot write {path}: {reason}", "free some space, or choose another place") from reason

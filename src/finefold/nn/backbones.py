@@ -27,6 +27,7 @@ from finefold.nn.weights import (
     read_header,
     read_state,
     state_hash,
+    whole_or_nothing,
     write_weights,
 )
 
@@ -84,9 +85,8 @@ class Backbone:
 
     def copy_to(self, file: Path) -> None:
         """Puts the backbone into `file`, so that a run needs no cache."""
-        unfinished = file.with_name(f".{file.name}")
-        shutil.copyfile(self.file, unfinished)
-        unfinished.replace(file)
+        with whole_or_nothing(file) as unfinished:
+            shutil.copyfile(self.file, unfinished)
 
     def build(self) -> Frozen:
         """The network: uint8 [B, H, W, 3] -> float [B, D], in evaluation mode, nothing trainable."""

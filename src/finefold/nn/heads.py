@@ -32,9 +32,9 @@ class LinearHead:
     bias_C: NDArray[np.float32]
     power: float = 1.0
 
-    def logits(self, features_ND: NDArray[Any]) -> NDArray[np.float32]:
-        """[N, D] features -> [N, C] logits."""
-        return raise_features(features_ND, self.power) @ self.weight_DC + self.bias_C
+    def logits(self, features_ND: NDArray[Any]) -> NDArray[np.float64]:
+        """[N, D] features -> [N, C] logits, summed in float64: the same in whatever company a row is."""
+        return raise_features(features_ND, self.power).astype(np.float64) @ self.weight_DC + self.bias_C
 
     def probs(self, features_ND: NDArray[Any]) -> NDArray[np.float64]:
         """[N, D] features -> [N, C] probabilities."""
@@ -96,7 +96,7 @@ def raise_features(features_ND: NDArray[Any], power: float) -> NDArray[np.float3
     return np.asarray(np.sign(plain_ND) * np.abs(plain_ND) ** np.float32(power))
 
 
-def softmax(logits_NC: NDArray[np.float32]) -> NDArray[np.float64]:
+def softmax(logits_NC: NDArray[np.floating]) -> NDArray[np.float64]:
     """[N, C] logits -> [N, C] probabilities, in float64."""
     shifted_NC = logits_NC.astype(np.float64) - logits_NC.max(axis=1, keepdims=True)
     exp_NC = np.exp(shifted_NC)

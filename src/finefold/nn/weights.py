@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib import util
 from pathlib import Path
 from typing import Any
@@ -121,12 +124,34 @@ def file_hash(path: Path) -> str:
 
 
 def write_weights(path: Path, state: State, header: dict[str, Any]) -> None:
-    """Writes safetensors with `header` as JSON under the key `finefold` of its metadata; whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}")
+    """Writes safetensors with `header` as JSON under the key `finefold` of its metadata; whole or not at all.
+
+    Raises:
+        WeightsError: the place refuses, or the disk is full.
+    """
     plain = {name: tensor.detach().contiguous().cpu() for name, tensor in state.items()}
-    safetensors.torch.save_file(plain, unfinished, metadata={"finefold": json.dumps(header)})
-    unfinished.replace(path)
+    with whole_or_nothing(path) as unfinished:
+        safetensors.torch.save_file(plain, unfinished, metadata={"finefold": json.dumps(header)})
+
+
+@contextmanager
+def whole_or_nothing(path: Path) -> Iterator[Path]:
+    """A place to write what becomes `path` when all went well, and goes away when not.
+
+    Raises:
+        WeightsError: the place refuses, or the disk is full.
+    """
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield unfinished
+        unfinished.replace(path)
+    except (OSError, SafetensorError) as reason:
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+        raise WeightsError(
+            f"cannot write {path}: {_first_line(reason)}", "free some space, or choose another place"
+        ) from reason
 
 
 def read_header(path: Path) -> dict[str, Any]:

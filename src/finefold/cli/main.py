@@ -1,5 +1,6 @@
 """The command line: parse, call one step, print. stdout is data, stderr everything else."""
 
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -33,7 +34,9 @@ def run() -> None:
 def main(arguments: list[str]) -> int:
     """Runs one command; its exit code."""
     try:
-        code = app(args=arguments or ["--help"], standalone_mode=False)
+        code = app(args=arguments or ["--help"], prog_name="finefold", standalone_mode=False)
+        if code == INTERRUPTED:  # how typer tells of Ctrl-C
+            raise KeyboardInterrupt
     except FinefoldError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -194,7 +197,7 @@ def cache(
         bool, typer.Option("--clear", help="remove cached work; everything, unless limited below")
     ] = False,
     older_than: Annotated[
-        float | None, typer.Option(help="clear what was not used for so many days", metavar="DAYS")
+        float | None, typer.Option(min=0, help="clear what was not used for so many days", metavar="DAYS")
     ] = None,
     max_size: Annotated[
         str | None, typer.Option(help="clear the least recently used beyond this size, e.g. 2GB")
@@ -205,7 +208,7 @@ def cache(
     from finefold.cli import show
     from finefold.steps import cache as step
 
-    keep_bytes = parse_size(max_size) if max_size else None
+    keep_bytes = None if max_size is None else parse_size(max_size)
     if not clear and (older_than is not None or keep_bytes is not None):
         raise typer.BadParameter("--older-than and --max-size say what --clear removes: add --clear")
     state = step.clear(older_than_days=older_than, keep_bytes=keep_bytes) if clear else step.look()
@@ -217,7 +220,7 @@ def parse_size(text: str) -> int:
     units: dict[str, int] = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "B": 1}
     plain = text.strip().upper()
     unit = next((unit for unit in units if plain.endswith(unit)), "")
-    try:
-        return round(float(plain.removesuffix(unit)) * units.get(unit, 1))
-    except ValueError:
-        raise typer.BadParameter(f"`{text}` is not a size: write 500MB or 2GB") from None
+    number = plain.removesuffix(unit).strip()
+    if not re.fullmatch(r"\d+(\.\d+)?", number, re.ASCII):
+        raise typer.BadParameter(f"`{text}` is not a size: write 500MB or 2GB")
+    return round(float(number) * units.get(unit, 1))

@@ -1,6 +1,6 @@
 """Do two processes on these cores fight? The same probe alone and twice side by side, threads spinning or sleeping.
 
-    .venv/bin/python benchmarks/contention.py
+.venv/bin/python benchmarks/contention.py
 """
 
 import os
@@ -26,9 +26,7 @@ def seconds(copies: int, policy: str) -> float:
     """The slowest of some copies that run at the same time."""
     environment = os.environ | {"OMP_WAIT_POLICY": policy}
     command = [sys.executable, "-c", PROGRAM]
-    children = [
-        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(copies)
-    ]
+    children = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(copies)]
     return max(float(child.communicate()[0]) for child in children)
 
 

@@ -37,23 +37,26 @@ class Job:
 
     seconds: float
     peak_mb: float
-    errors: str
+
+
+LAUNCHER = """
+import json, os, subprocess, sys
+child = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_, status, usage = os.wait4(child.pid, 0)
+print(json.dumps([status, usage.ru_maxrss / 1024]))
+"""
 
 
 def finefold(*arguments: object, cwd: Path) -> Job:
-    """Runs the command line in a process of its own."""
+    """Runs the command line in a process of its own, from a small one: a child's peak starts at its parent's size."""
+    command = [sys.executable, "-c", LAUNCHER, str(BIN), *map(str, arguments)]
     start = time.perf_counter()
-    with tempfile.TemporaryFile() as log:
-        environment = os.environ | {"FINEFOLD_CACHE": str(cwd / "cache")}
-        child = subprocess.Popen(
-            [BIN, *map(str, arguments)], cwd=cwd, stdout=subprocess.DEVNULL, stderr=log, env=environment
-        )
-        _, status, usage = os.wait4(child.pid, 0)
-        log.seek(0)
-        errors = log.read().decode()
+    environment = os.environ | {"FINEFOLD_CACHE": str(cwd / "cache")}
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=True)
+    status, peak_mb = json.loads(done.stdout)
     if status:
-        sys.exit(f"finefold {' '.join(map(str, arguments))} failed:\n{errors}")
-    return Job(time.perf_counter() - start, usage.ru_maxrss / 1024, errors)
+        sys.exit(f"finefold {' '.join(map(str, arguments))} failed:\n{done.stderr}")
+    return Job(time.perf_counter() - start, peak_mb)
 
 
 def main_job(source: Path, work: Path) -> tuple[Path, list[tuple[str, Job]]]:
@@ -165,7 +168,7 @@ def _tutorial_predictions(opened: object, ledger: object, num_classes: int) -> n
     cache = PrefixCache(Backbone.read(opened.folder.backbone), Choice(engine["name"], engine["precision"], ""), 10**8)  # type: ignore[attr-defined]
     ids = ledger.predictions.ids  # type: ignore[attr-defined]
     rows = cache.compute(ids, [opened.spec.root / name for name in _paths(opened.folder.samples, ids)]).rows_ND  # type: ignore[attr-defined]
-    features, labels = torch.from_numpy(rows.astype(np.float32)), torch.from_numpy(ledger.labels_N)  # type: ignore[attr-defined]
+    features, labels = torch.from_numpy(rows.astype(np.float32)), torch.from_numpy(ledger.labels_N.copy())  # type: ignore[attr-defined]
     predicted = np.empty(len(labels), np.int64)
     for fold in range(int(ledger.folds_N.max()) + 1):  # type: ignore[attr-defined]
         torch.manual_seed(fold)

@@ -98,8 +98,7 @@ def test_grouping_moves_no_value(facts):
 def test_duplicates_in_their_group_change_nothing_but_counts(facts, times):
     """Every sample repeated inside its own group gives the same values and the same intervals."""
     repeated = facts | {
-        name: np.repeat(facts[name], times, axis=0)
-        for name in ("probs_NK", "labels_N", "folds_N", "groups_N")
+        name: np.repeat(facts[name], times, axis=0) for name in ("probs_NK", "labels_N", "folds_N", "groups_N")
     }
     once, more = summarise(**facts), summarise(**repeated)
     for first, second in zip(scores_in(once), scores_in(more), strict=True):

@@ -34,9 +34,7 @@ def test_scores_equal_scikit_learn(case):
     labels, predicted = answers(*case)
     present = np.unique(labels)
     confusion = confusion_matrix(labels, predicted, case[0])
-    np.testing.assert_array_equal(
-        confusion, metrics.confusion_matrix(labels, predicted, labels=range(case[0]))
-    )
+    np.testing.assert_array_equal(confusion, metrics.confusion_matrix(labels, predicted, labels=range(case[0])))
     scores = scores_from_confusion(confusion)
     assert scores.accuracy == pytest.approx(metrics.accuracy_score(labels, predicted))
     with warnings.catch_warnings():
@@ -79,9 +77,7 @@ def test_intervals_equal_a_plain_bootstrap():
     for _ in range(200):
         rows = np.concatenate([rows_of[drawn] for drawn in draws.integers(0, len(rows_of), len(rows_of))])
         true, predicted = labels[rows], probs[rows].argmax(axis=1)
-        macro_f1.append(
-            metrics.f1_score(true, predicted, labels=np.unique(true), average="macro", zero_division=0)
-        )
+        macro_f1.append(metrics.f1_score(true, predicted, labels=np.unique(true), average="macro", zero_division=0))
         log_loss.append(metrics.log_loss(true, probs[rows], labels=range(3)))
     for name, resampled in (("macro_f1", macro_f1), ("log_loss", log_loss)):
         low, high = np.percentile(resampled, [2.5, 97.5])

@@ -46,8 +46,6 @@ def main(arguments: list[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         print("interrupted: run the same command again, what was cached is reused", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:
-        return 0
     return code if isinstance(code, int) else 0
 
 

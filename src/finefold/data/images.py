@@ -1,8 +1,8 @@
 """Finding image files and turning their bytes into pixels: RGB, uint8, [H, W, 3].
 
 Plain JPEG and PNG go through OpenCV, which is fastest and lets other threads run meanwhile; anything
-unusual, and anything OpenCV refuses, goes through Pillow, which knows why a file is broken. No setting of
-either library is touched, so every function here may run in many threads at once.
+unusual, and what OpenCV refuses, through Pillow, which knows why a file is broken. No setting of either
+library is touched, so every function here may run in many threads at once.
 """
 
 import hashlib
@@ -143,30 +143,31 @@ def read_image(path: Path, *, at_least_px: int | None = None, max_pixels: int = 
     return decode_image(data, at_least_px=at_least_px, max_pixels=max_pixels)
 
 
-def decode_image(data: bytes, *, at_least_px: int | None = None, max_pixels: int = MAX_PIXELS) -> Pixels:
+def decode_image(
+    data: bytes, *, at_least_px: int | None = None, max_pixels: int = MAX_PIXELS, keep_grey: bool = False
+) -> Pixels:
     """Decode an image file's bytes: JPEG, PNG, WebP, BMP, TIFF or GIF (first frame or page).
 
     Rotated and mirrored as its EXIF orientation says; transparency laid over white; 16-bit values by
     their high byte; 32-bit integers and floats as `_wide_to_uint8` says; colour profiles are not applied.
 
     Args:
-        at_least_px: the short side that is needed, in pixels. A JPEG at least twice as large is decoded at
-            1/2, 1/4 or 1/8 of its size, never below this. None: full size.
+        at_least_px: the short side needed; a JPEG twice as large is decoded at 1/2, 1/4 or 1/8, never below.
         max_pixels: an image whose header claims more pixels than this is refused before it is decoded.
+        keep_grey: gives a plain grey image as [H, W], so that later work on it is a third.
 
     Returns:
         [H, W, 3] RGB, contiguous and writable.
 
     Raises:
-        ImageError: one of `empty file`, `not an image`, `truncated`, `exceeds the limit of N Mpx`,
-            `unsupported ...`, `does not decode: ...`.
+        ImageError: the message is the reason in a few words, e.g. `truncated`.
     """
     kind = _image_kind(data)
     image, start = _open_header(data, kind, max_pixels=max_pixels)
     scale = _reduction(min(image.size), at_least_px) if kind == "JPEG" else 1
     pixels = None
     if _is_plain(image, data, kind) and not _lacks_end(data, kind, start=start):
-        pixels = _decode_opencv(data, is_grey=image.mode == "L", scale=scale)
+        pixels = _decode_opencv(data, is_grey=image.mode == "L", scale=scale, keep_grey=keep_grey)
     if pixels is None:
         pixels = _decode_pillow(image, data, kind, scale=scale)
     return np.ascontiguousarray(_upright(pixels, _orientation(image)))
@@ -333,15 +334,15 @@ _FLAGS = {  # by scale: colour, grey
 }
 
 
-def _decode_opencv(data: bytes, *, is_grey: bool, scale: int) -> Pixels | None:
-    """RGB pixels, not turned upright; None where OpenCV gives up."""
+def _decode_opencv(data: bytes, *, is_grey: bool, scale: int, keep_grey: bool) -> Pixels | None:
+    """RGB or grey pixels, not turned upright; None where OpenCV gives up."""
     pixels = None
     flags = _FLAGS[scale][is_grey] | cv2.IMREAD_IGNORE_ORIENTATION
     with suppress(cv2.error):
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    if pixels is None or is_grey:
-        return None if pixels is None else np.asarray(cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB))
-    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels))
+    if pixels is None or (is_grey and keep_grey):
+        return pixels if pixels is None else np.asarray(pixels)
+    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB if is_grey else cv2.COLOR_BGR2RGB))
 
 
 def _decode_pillow(image: ImageFile, data: bytes, kind: str, *, scale: int) -> Pixels:

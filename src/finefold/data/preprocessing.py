@@ -88,13 +88,12 @@ class Preprocessing:
             ) from reason
 
     def apply(self, image_HWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """RGB uint8 [H, W, 3] -> RGB uint8 [height_px, width_px, 3]."""
-        if self.fit == "squash":
-            return self._resize(image_HWC, self.height_px, self.width_px)
+        """RGB uint8 [H, W, 3], or grey [H, W], -> RGB uint8 [height_px, width_px, 3]."""
         height, width = image_HWC.shape[:2]
-        crop_h, crop_w = self._window(height, width)
+        crop_h, crop_w = (height, width) if self.fit == "squash" else self._window(height, width)
         top, left = (height - crop_h) // 2, (width - crop_w) // 2
-        return self._resize(image_HWC[top : top + crop_h, left : left + crop_w], self.height_px, self.width_px)
+        resized = self._resize(image_HWC[top : top + crop_h, left : left + crop_w], self.height_px, self.width_px)
+        return resized if resized.ndim == 3 else np.asarray(cv2.cvtColor(resized, cv2.COLOR_GRAY2RGB), np.uint8)
 
     def _window(self, height: int, width: int) -> tuple[int, int]:
         """Height and width, in the image's own pixels, of the centre that becomes the input."""

@@ -202,5 +202,5 @@ def load_input(data: bytes, preprocessing: Preprocessing, max_pixels: int) -> ND
     Raises:
         ImageError: the bytes are no readable image.
     """
-    image_HWC = decode_image(data, at_least_px=preprocessing.short_side_px, max_pixels=max_pixels)
+    image_HWC = decode_image(data, at_least_px=preprocessing.short_side_px, max_pixels=max_pixels, keep_grey=True)
     return preprocessing.apply(image_HWC)

@@ -75,6 +75,18 @@ def make(samples: SampleTable, *, folds: int, seed: int) -> Split:
     return deal(samples.ids, samples.labels_N, groups, class_names=names, folds=folds, seed=seed)
 
 
+def check_groups(given: Split, samples: SampleTable) -> None:
+    """A given split must not tear apart the samples' own groups, whatever groups its file names.
+
+    Raises:
+        SplitError: a group is in two folds.
+    """
+    own = samples.frame.select("id", "group")
+    known = given.frame.select("id", "fold").join(own, on="id", how="inner", maintain_order="left")
+    if known.height == len(given):  # else ids are unknown, which `check_fits` tells
+        Split(known)
+
+
 def check_fits(given: Split, samples: SampleTable) -> Split:
     """A given split, less samples that are not there to be read, once it is known to fit.
 

@@ -33,7 +33,7 @@ from finefold.steps.evaluate import score
 from finefold.steps.progress import SILENT, Progress
 from finefold.steps.reading import Data, without_unreadable
 from finefold.steps.run import Run, open_run
-from finefold.steps.split import check_fits, make
+from finefold.steps.split import check_fits, check_groups, make
 
 
 @dataclass(frozen=True)
@@ -136,6 +136,7 @@ def _given_split(data: Data, split: Split | str | Path | None, recipe: Recipe, p
     file = Path(split) if split is not None else data.default_split
     given = read_split(file)
     progress.say(f"split: {file}, {given.num_folds} folds")
+    check_groups(given, data.samples)
     if "folds" in recipe.split.model_fields_set and recipe.split.folds != given.num_folds:
         raise SplitError(
             f"the recipe asks for split.folds = {recipe.split.folds}, and {file} has {given.num_folds}",

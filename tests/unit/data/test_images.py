@@ -575,3 +575,14 @@ def test_a_root_that_is_no_folder_is_an_error(tmp_path: Path) -> None:
     """A missing root says which and why."""
     with pytest.raises(DataError, match=r"image folder .*/nothing cannot be listed: No such file or directory"):
         list_images(tmp_path / "nothing")
+
+
+def test_grey_is_kept_only_where_asked(tmp_path):
+    """`keep_grey` gives a plain grey file's one channel, the same values; colour stays colour."""
+    grey_HW = np.random.default_rng(0).integers(0, 256, (20, 30), dtype=np.uint8)
+    Image.fromarray(grey_HW).save(tmp_path / "grey.png")
+    data = (tmp_path / "grey.png").read_bytes()
+    assert np.array_equal(decode_image(data, keep_grey=True), grey_HW)
+    assert np.array_equal(decode_image(data), np.repeat(grey_HW[:, :, None], 3, axis=2))
+    Image.fromarray(decode_image(data)).save(tmp_path / "colour.png")
+    assert decode_image((tmp_path / "colour.png").read_bytes(), keep_grey=True).shape == (20, 30, 3)

@@ -132,3 +132,13 @@ def test_a_foreign_header_is_refused(change: dict[str, Any]) -> None:
         Preprocessing.from_dict({**PLAIN.to_dict(), **change})
     with pytest.raises(DataError, match="this is no preprocessing"):
         Preprocessing.from_dict({})
+
+
+@pytest.mark.parametrize("fit", ["crop", "squash"])
+def test_grey_and_its_three_equal_channels_give_the_same_input(fit):
+    """A grey image is resized once, and comes out as it would with its channel repeated."""
+    grey_HW = np.random.default_rng(0).integers(0, 256, (75, 91), dtype=np.uint8)
+    for size in (32, 224):
+        preprocessing = Preprocessing(size, size, crop_fraction=0.875, fit=fit)
+        rgb_HWC = np.repeat(grey_HW[:, :, None], 3, axis=2)
+        assert np.array_equal(preprocessing.apply(grey_HW), preprocessing.apply(rgb_HWC))

@@ -14,9 +14,7 @@ from finefold.metrics.intervals import (
 )
 
 
-@pytest.mark.parametrize(
-    "numbers", [(0.5, 0.6, 0.7), (0.5, 0.3, 0.4), (float("nan"), 0, 1), (0.5, 0, float("inf"))]
-)
+@pytest.mark.parametrize("numbers", [(0.5, 0.6, 0.7), (0.5, 0.3, 0.4), (float("nan"), 0, 1), (0.5, 0, float("inf"))])
 def test_a_score_cannot_lie_outside_its_interval(numbers):
     """No Score exists whose interval misses its value or that is not finite."""
     with pytest.raises(ValueError, match=r"interval|finite"):

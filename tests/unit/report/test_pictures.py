@@ -10,21 +10,14 @@ import pytest
 
 from finefold.report.pictures import MAX_ROWS, draw_class_bars, draw_confusion, draw_shares
 
-JOINT = [
-    f"{m}/{g}/{a}"
-    for m in ("wear", "incorrect", "normal")
-    for g in ("male", "female")
-    for a in ("<30", ">=60")
-]
+JOINT = [f"{m}/{g}/{a}" for m in ("wear", "incorrect", "normal") for g in ("male", "female") for a in ("<30", ">=60")]
 ODD = ["a & b", "<script>", "$x_1$", 'quote"s', "한국어 이름", "tab\there"]
 
 
 def texts_of(svg):
     """Every text of a picture; parsing proves that it is well-formed XML."""
     return [
-        "".join(element.itertext()).strip()
-        for element in ElementTree.fromstring(svg).iter()
-        if "text" in element.tag
+        "".join(element.itertext()).strip() for element in ElementTree.fromstring(svg).iter() if "text" in element.tag
     ]
 
 
@@ -91,9 +84,9 @@ def test_forty_classes_can_be_drawn():
 def test_long_names_are_shortened_in_the_middle():
     """A name beyond 60 characters keeps its beginning and its end."""
     name = "begin" + "x" * 200 + "end"
-    (shown,) = [
-        text for text in texts_of(draw_confusion([[1, 0], [0, 1]], [name, "b"], title="Long")) if "…" in text
-    ][:1]
+    (shown,) = [text for text in texts_of(draw_confusion([[1, 0], [0, 1]], [name, "b"], title="Long")) if "…" in text][
+        :1
+    ]
     assert len(shown) == 60 and shown.startswith("begin") and shown.endswith("end")
 
 

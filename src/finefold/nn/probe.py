@@ -64,7 +64,8 @@ def fit_probe(
     """Heads for every fold, each with the strength that serves the other folds best.
 
     The strength of fold k is the one with the least log loss on the rows of the folds other than k, each
-    predicted by the head that did not see it; so no row has a say in the strength it is scored with.
+    predicted by the head that did not see it: no row's own loss has a say in the strength it is scored with,
+    though it helped to train the other folds' heads.
 
     Args:
         features_ND: any float type.

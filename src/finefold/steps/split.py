@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from finefold.data.findings import Finding
 from finefold.data.samples import SampleTable
 from finefold.data.splits import (
@@ -96,6 +98,25 @@ def check_fits(given: Split, samples: SampleTable) -> Split:
     check_split_covers(given, samples.ids, samples.groups)
     check_trainable(given, labels_for(given, samples), samples.space.class_names)
     return given
+
+
+def check_train_labels(split: Split, samples: SampleTable) -> None:
+    """Every class keeps a training sample in every fold after `train_bands` and `train_drop`.
+
+    Raises:
+        SplitError: naming each fold and class that has none left.
+    """
+    folds_N, train_N, num_classes = split.folds_for(samples.ids), samples.train_labels_N, samples.space.num_classes
+    lines = []
+    for fold in range(split.num_folds):
+        counts_K = np.bincount(train_N[(folds_N != fold) & (train_N >= 0)], minlength=num_classes)
+        lines += [
+            f"fold {fold} has no training sample of class `{name}` left by train_bands and train_drop"
+            for name, count in zip(samples.space.class_names, counts_K, strict=True)
+            if not count
+        ]
+    if lines:
+        raise SplitError("\n".join(lines), "move the bounds of train_bands, or drop less with train_drop, in data.toml")
 
 
 def labels_for(split: Split, samples: SampleTable) -> list[int]:

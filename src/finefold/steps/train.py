@@ -33,7 +33,7 @@ from finefold.steps.evaluate import score
 from finefold.steps.progress import SILENT, Progress
 from finefold.steps.reading import Data, without_unreadable
 from finefold.steps.run import Run, open_run
-from finefold.steps.split import check_fits, check_groups, make
+from finefold.steps.split import check_fits, check_groups, check_train_labels, make
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,7 @@ def train(
         for finding in features.findings:
             progress.say(f"left out: {finding.ids[0]}: {finding.evidence['reason']}")
         folds = _folds(given, samples, features.findings, chosen)
+        check_train_labels(folds, samples)
         fitted = _fit(features.rows_ND[features.is_readable_N], samples, folds, chosen, progress)
         _write_inputs(folder, data, samples, folds, recipe_text, cache.backbone)
         _write_folds(folder, fitted, samples, folds, cache.backbone)

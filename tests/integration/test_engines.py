@@ -210,9 +210,11 @@ def test_an_engine_that_fails_while_it_is_timed_is_told():
 
 
 def test_onnx_runtime_has_fp32_only(backbone):
-    """Asked for bf16, ONNX Runtime is used in fp32, and never claims otherwise."""
+    """ONNX Runtime runs in fp32; asked for bf16, it is refused instead of quietly giving something else."""
     pytest.importorskip("onnxruntime")
-    choice = choose_engine(backbone, engine="onnxruntime", precision="bf16", report=lambda _line: None)
+    with pytest.raises(EngineError, match="onnxruntime has no bf16"):
+        choose_engine(backbone, engine="onnxruntime", precision="bf16", report=lambda _line: None)
+    choice = choose_engine(backbone, engine="onnxruntime", precision="auto", report=lambda _line: None)
     assert choice == Choice("onnxruntime", "fp32", "asked for")
     assert engine_note(make_engine(backbone, choice))["precision"] == "fp32"
     with pytest.raises(EngineError, match="onnxruntime has no bf16"):

@@ -192,19 +192,24 @@ def choose_engine(backbone: Backbone, *, engine: str, precision: str, report: Ca
         engine: "auto", or an engine's name.
         precision: "auto" (bf16 where the processor has it and the engine offers it), "fp32" or "bf16".
         report: told in one line what was measured, and what could not run.
+
+    Raises:
+        EngineError: no engine offers what is asked for.
     """
-    precision = ("bf16" if has_bf16() else "fp32") if precision == "auto" else precision
+    candidates = [(name, used) for name in ENGINES if (used := _precision_of(name, precision)) is not None]
     if engine != "auto":
-        only_fp32 = engine == "onnxruntime" and precision == "bf16"
-        return Choice(engine, "fp32" if only_fp32 else precision, "asked for")
-    conditions = [backbone.name, backbone.preprocessing.hash, precision, processor_name(), num_threads(), versions()]
+        used = _precision_of(engine, precision)
+        if used is None:
+            raise EngineError(f"{engine} has no {precision} on the CPU", 'set model.precision = "fp32"')
+        return Choice(engine, used, "asked for")
+    conditions = [backbone.name, backbone.preprocessing.hash, candidates, processor_name(), num_threads(), versions()]
     key = hashlib.sha256(json.dumps(conditions).encode()).hexdigest()[:16]
     folder = cache_root() / "engines" / key
     if (folder / "about.json").is_file():
         about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
         write_about(folder, about)
         return Choice(about["engine"], about["precision"], "remembered")
-    rates = _measure(backbone, precision, report)
+    rates = _measure(backbone, candidates, report)
     best, used = max(rates, key=lambda pair: rates[pair])
     about = {"kind": "engines", "what": f"the fastest engine for {backbone.name}", "engine": best, "precision": used}
     about["images_per_second"] = {f"{name} {kind}": round(rate, 1) for (name, kind), rate in rates.items()}
@@ -212,14 +217,25 @@ def choose_engine(backbone: Backbone, *, engine: str, precision: str, report: Ca
     return Choice(best, used, "measured")
 
 
-def _measure(backbone: Backbone, precision: str, report: Callable[[str], None]) -> dict[tuple[str, str], float]:
+def _precision_of(engine: str, asked: str) -> str | None:
+    """The precision an engine would run at; None where it does not offer what is asked for."""
+    if engine == "onnxruntime":
+        return None if asked == "bf16" else "fp32"
+    return asked if asked != "auto" else "bf16" if has_bf16() else "fp32"
+
+
+def _measure(
+    backbone: Backbone, candidates: list[tuple[str, str]], report: Callable[[str], None]
+) -> dict[tuple[str, str], float]:
+    """Images per second of each engine and precision that can run the backbone."""
     rates: dict[tuple[str, str], float] = {}
-    for name in ENGINES:
-        used = "fp32" if name == "onnxruntime" else precision
+    for name, used in candidates:
         try:
             rates[name, used] = measure_rate(make_engine(backbone, Choice(name, used, "")), backbone)
         except EngineError as reason:
             report(f"engine {name} is not used: {reason.message}")
+    if not rates:
+        raise EngineError(f"no engine can run {backbone.name}", "see the lines above for the reason of each")
     shown = ", ".join(f"{name} {used} {rate:.0f}" for (name, used), rate in rates.items())
     report(f"engines on this machine, images/s: {shown}")
     return rates

@@ -6,6 +6,7 @@ INSTALLED := .venv/.installed
 .PHONY: demo setup test test-all check format bench-probe clean
 
 demo: $(INSTALLED)  ## install, then run the main job on real images
+	rm -rf finefold-demo
 	$(BIN)/finefold demo
 
 setup: $(INSTALLED)  ## make .venv with everything the other targets need
@@ -35,4 +36,4 @@ bench-probe: $(INSTALLED)  ## the main job against the loop a tutorial would wri
 	$(BIN)/python benchmarks/probe.py
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf finefold-demo .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

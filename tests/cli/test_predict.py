@@ -136,3 +136,14 @@ def test_answers_may_be_names(job, tmp_path, capsys):
     names = list(json.loads((job.run / "manifest.json").read_text())["class_names"])
     assert answered == [names[int(row.split(",")[1])] for row in rows]
     capsys.readouterr()
+
+
+def test_a_file_of_the_users_own_is_never_overwritten(job, tmp_path, capsys):
+    """--out naming a file that predict did not write is refused; an earlier answer file is replaced."""
+    own = tmp_path / "photo.csv"
+    own.write_text("mine")
+    assert main(["predict", str(job.run), "--out", str(own)]) == 1
+    assert "photo.csv exists, and `finefold predict` did not write it" in capsys.readouterr().err
+    assert own.read_text() == "mine"
+    for _ in range(2):
+        assert main(["predict", str(job.run), "--out", str(tmp_path / "answers.csv")]) == 0

@@ -64,7 +64,8 @@ def recognise(folder: Path) -> Layout:
         DataError: the folder does not exist, or nothing in it looks like labelled images.
     """
     if not folder.is_dir():
-        raise DataError(f"the folder {folder} does not exist", "give the folder that holds your images and labels")
+        problem = f"{folder} is a file" if folder.exists() else f"the folder {folder} does not exist"
+        raise DataError(problem, "give the folder that holds your images and labels")
     for look in (_mask_layout, _elpv, _table_beside_images, _class_folders):
         layout = look(folder)
         if layout is not None:

@@ -47,7 +47,7 @@ def _describe(model: type[BaseModel], problem: dict[str, Any]) -> str:
         return f"unknown key `{place}`: known here are {', '.join(known)}"
     if problem["type"] == "missing":
         return f"`{place}` is missing"
-    message = str(problem["msg"]).removeprefix("Value error, ")
+    message = str(problem["msg"]).removeprefix("Value error, ").replace("valid tuple", "list like [10, 30]")
     got = problem["input"]
     shown = f", got {got!r}" if isinstance(got, str | int | float | bool) else ""
     near = get_close_matches(str(got), _choices_at(model, keys), n=1) if isinstance(got, str) else []

@@ -97,10 +97,14 @@ class RunFolder:
             raise RunError(f"{self.path} holds a finished run", "choose another --out; runs are never overwritten")
         if self.plan.is_file():
             before = read_json(self.plan)
+            if _is_running(before.get("process")):
+                raise RunError(
+                    f"process {before['process']} is writing {self.path}", "wait for it, or choose another --out"
+                )
             changed = [name for name, value in fingerprint.items() if before.get(name) != value]
             if changed:
                 raise RunError(
-                    f"{self.path} holds an unfinished run with another {' and '.join(changed)}",
+                    f"{self.path} holds an unfinished run with another {' and another '.join(changed)}",
                     "choose another --out, or delete that folder if you no longer want it",
                 )
         elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
@@ -109,7 +113,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as reason:
             raise RunError(f"cannot make {self.path}: {reason.strerror}", "choose another --out") from reason
-        write_json(self.plan, fingerprint)
+        write_json(self.plan, {**fingerprint, "process": os.getpid()})
 
     @contextmanager
     def begun(self, fingerprint: Mapping[str, str]) -> Iterator[None]:
@@ -125,7 +129,7 @@ class RunFolder:
     def finish(self, manifest: Mapping[str, Any]) -> None:
         """Says the run is whole. Nothing is written to it after this."""
         write_json(self.manifest, manifest)
-        self.plan.unlink()
+        self.plan.unlink(missing_ok=True)
 
     def read_manifest(self) -> dict[str, Any]:
         """What the run is made of.
@@ -141,6 +145,19 @@ class RunFolder:
                 hint = "run the same `finefold train` command again: it goes on where it stopped"
             raise RunError(f"{self.path} is not a finished run", hint)
         return read_json(self.manifest)
+
+
+def _is_running(process: Any) -> bool:
+    """Whether another process of that number runs on this machine."""
+    if not isinstance(process, int) or process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -14,10 +14,10 @@ from finefold.data.images import list_images
 from finefold.data.predictions import Predictions
 from finefold.data.split_checks import counted
 from finefold.data.submission import SHARE_DISTANCE, Template, fill_template, read_template, share_distance, write_csv
-from finefold.errors import DataError, SubmissionError
+from finefold.errors import DataError, RunError, SubmissionError
 from finefold.nn.engines import Choice
 from finefold.nn.infer import FoldEnsemble
-from finefold.runs.folder import write_json
+from finefold.runs.folder import read_json, write_json
 from finefold.runs.provenance import provenance
 from finefold.steps.progress import SILENT, Progress
 from finefold.steps.run import Run
@@ -105,6 +105,7 @@ class Answers:
         return fill_template(form, predictions, self.run.space.class_names)
 
     def _write(self, frame: pl.DataFrame, out: Path) -> Path:
+        check_replaceable(out)
         write_csv(frame, out)
         write_json(side_file(out), self.about())
         return out
@@ -124,6 +125,22 @@ class Answers:
             "shares": {name: {"predicted": round(p, 6), "training": round(t, 6)} for name, p, t in shares},
             **provenance(),
         }
+
+
+def check_replaceable(out: Path) -> None:
+    """Only an answer file of an earlier `predict`, known by the JSON beside it, may be written over.
+
+    Raises:
+        SubmissionError: `out` is some other file: a photo, data.toml, the template.
+    """
+    if not out.exists() or out.is_dir():  # a folder is refused by the writer, in its own words
+        return
+    try:
+        is_ours = "training" in next(iter(read_json(side_file(out)).get("shares", {}).values()), {})
+    except RunError:
+        is_ours = False
+    if not is_ours:
+        raise SubmissionError(f"{out} exists, and `finefold predict` did not write it", "give another --out")
 
 
 def side_file(out: Path) -> Path:
@@ -174,7 +191,8 @@ def predict(run: Run, images: str | Path | None = None, *, progress: Progress = 
         )
     root = Path(images) if images is not None else run.spec.folder / run.spec.predict.root  # type: ignore[union-attr]
     if not root.is_dir():
-        raise DataError(f"the folder {root} does not exist", "name a folder of images: finefold predict RUN FOLDER")
+        problem = f"{root} is a file" if root.exists() else f"the folder {root} does not exist"
+        raise DataError(problem, "name a folder of images: finefold predict RUN FOLDER")
     ids: Sequence[str] = list_images(root).paths
     if not ids:
         raise DataError(f"no images in {root}", "name a folder of images: finefold predict RUN FOLDER")
@@ -201,9 +219,10 @@ def write_answers(
     """Predicts and writes: the template of [predict] filled in, or where a folder is named, a table of its images.
 
     Raises:
-        SubmissionError: template and predictions do not belong together; or, where `strict`, a test image is
-            unreadable (the file is written all the same).
+        SubmissionError: `out` is a file of the user's, template and predictions do not belong together, or,
+            where `strict`, a test image is unreadable (the file is written all the same).
     """
+    check_replaceable(Path(out))  # before the work
     answers = predict(run, images, progress=progress)
     said = run.spec.predict
     if images is None and said is not None and said.template_csv is not None:

@@ -87,6 +87,8 @@ def train(
             progress.say(f"left out: {finding.ids[0]}: {finding.evidence['reason']}")
         folds = _folds(given, samples, features.findings, chosen)
         check_train_labels(folds, samples)
+        if num_dropped := int((samples.train_labels_N < 0).sum()):
+            progress.say(f"train_drop keeps {num_dropped} of {len(samples)} samples out of training")
         fitted = _fit(features.rows_ND[features.is_readable_N], samples, folds, chosen, progress)
         _write_inputs(folder, data, samples, folds, recipe_text, cache.backbone)
         _write_folds(folder, fitted, samples, folds, cache.backbone)

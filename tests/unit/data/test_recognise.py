@@ -388,8 +388,9 @@ def test_nothing_recognised(tmp_path: Path) -> None:
 def test_a_missing_folder(tmp_path: Path) -> None:
     """No such folder, or a file in its place, is told."""
     touch(tmp_path, "file")
-    for name in ("none", "file"):
-        with pytest.raises(DataError, match=f"the folder {tmp_path / name} does not exist") as caught:
+    told = {"none": f"the folder {tmp_path / 'none'} does not exist", "file": f"{tmp_path / 'file'} is a file"}
+    for name, message in told.items():
+        with pytest.raises(DataError, match=message) as caught:
             recognise(tmp_path / name)
         assert caught.value.hint == "give the folder that holds your images and labels"
 

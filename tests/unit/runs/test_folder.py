@@ -1,6 +1,8 @@
 """Run folders: claimed once, finished last, never overwritten."""
 
+import json
 import os
+import subprocess
 
 import pytest
 
@@ -39,7 +41,7 @@ def test_the_same_run_may_begin_again(folder):
 def test_an_unfinished_run_of_something_else_is_in_the_way(folder):
     """Another recipe or split does not go on with an unfinished run; the error says what differs."""
     folder.begin(MADE_OF)
-    with pytest.raises(RunError, match="holds an unfinished run with another recipe and split"):
+    with pytest.raises(RunError, match="holds an unfinished run with another recipe and another split"):
         folder.begin({**MADE_OF, "recipe": "z", "split": "z"})
 
 
@@ -104,3 +106,18 @@ def test_provenance_names_versions_and_machine():
     assert found["versions"]["numpy"]
     assert found["machine"]["threads"] >= 1
     assert text_hash("a") != text_hash("b")
+
+
+def test_a_folder_that_another_process_writes_is_refused(tmp_path):
+    """Two trainings of the same thing into one folder: the second is told, and a dead process is no hindrance."""
+    folder = RunFolder(tmp_path / "run")
+    folder.begin({"recipe": "a"})
+    plan = json.loads(folder.plan.read_text())
+    folder.plan.write_text(json.dumps({**plan, "process": os.getppid()}))
+    with pytest.raises(RunError, match=f"process {os.getppid()} is writing"):
+        folder.begin({"recipe": "a"})
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    folder.plan.write_text(json.dumps({**plan, "process": ended.pid}))
+    folder.begin({"recipe": "a"})
+    assert json.loads(folder.plan.read_text())["process"] == os.getpid()

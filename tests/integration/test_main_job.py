@@ -174,7 +174,7 @@ def test_heads_per_attribute_imply_the_joint(job, data, tmp_path):
 def test_other_training_bands_are_scored_on_the_same_truth(job, data, tmp_path):
     """`train_bands` and `train_drop` change what training sees, never what scores are measured against."""
     tables = data.spec.file.model_dump(mode="json", by_alias=True, exclude_none=True)
-    tables["attributes"]["age"] |= {"train_bands": {"<30": 24, "30-59": 50, ">=60": "inf"}, "train_drop": [[57, 60]]}
+    tables["attributes"]["age"] |= {"train_bands": {"<30": 28, "30-59": 58, ">=60": "inf"}, "train_drop": [[54, 55]]}
     (tmp_path / "data.toml").write_text(tomli_w.dumps(tables))
     other = ff.read_data(tmp_path / "data.toml")
     assert other.samples.labels_N.tolist() == data.samples.labels_N.tolist()

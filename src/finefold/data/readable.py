@@ -66,7 +66,7 @@ def unreadable(sample: str, path: Path, reason: str) -> Finding:
 
 def _reasons(paths: list[Path], store: ContentStore, max_pixels: int) -> list[str]:
     """Why each file does not decode; empty where it does."""
-    contents: list[bytes | str] = [_bytes_or_reason(path) for path in paths]
+    contents: list[bytes | str] = [bytes_or_reason(path) for path in paths]
     readable = [row for row, content in enumerate(contents) if isinstance(content, bytes)]
     hashes = {row: content_hash(contents[row]) for row in readable}  # type: ignore[arg-type]
     stored, is_found = store.read([hashes[row] for row in readable])
@@ -85,7 +85,8 @@ def _reasons(paths: list[Path], store: ContentStore, max_pixels: int) -> list[st
     return reasons
 
 
-def _bytes_or_reason(path: Path) -> bytes | str:
+def bytes_or_reason(path: Path) -> bytes | str:
+    """A file's bytes, or why they cannot be read."""
     try:
         return path.read_bytes()
     except OSError as reason:

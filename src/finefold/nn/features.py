@@ -9,7 +9,7 @@ Shapes: N images, D features.
 import hashlib
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from finefold.data.findings import Finding
 from finefold.data.images import content_hash, decode_image
 from finefold.data.machine import num_threads
 from finefold.data.preprocessing import Preprocessing
-from finefold.data.readable import unreadable
+from finefold.data.readable import bytes_or_reason, unreadable
 from finefold.data.store import ContentStore
 from finefold.errors import EngineError, ImageError
 from finefold.nn.backbones import Backbone
@@ -141,14 +141,14 @@ class _Work:
             futures = [pool.submit(self._chunk, self.paths[start : start + BATCH]) for start in starts]
             try:
                 for future in futures:
-                    outcomes += _result(future)
+                    outcomes += future.result()
             except BaseException:  # an error or Ctrl-C: do not go through the rest first
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
         return outcomes
 
     def _chunk(self, paths: list[Path]) -> list[bytes | str]:
-        contents = [_read(path) for path in paths]
+        contents = [bytes_or_reason(path) for path in paths]
         hashes = {place: content_hash(data) for place, data in enumerate(contents) if isinstance(data, bytes)}
         _, is_found = self.store.read(list(hashes.values()))
         missing = [place for place, known in zip(hashes, is_found, strict=True) if not known]
@@ -183,17 +183,6 @@ class _Work:
                 'check its weights; with model.precision = "bf16", try "fp32"',
             )
         return rows_BD
-
-
-def _result(future: "Future[list[bytes | str]]") -> list[bytes | str]:
-    return future.result()
-
-
-def _read(path: Path) -> bytes | str:
-    try:
-        return path.read_bytes()
-    except OSError as reason:
-        return reason.strerror or "cannot be read"
 
 
 def load_input(data: bytes, preprocessing: Preprocessing, max_pixels: int) -> NDArray[np.uint8]:

@@ -5,6 +5,7 @@
   * SplitError               a split leaks, lacks samples or cannot be made
   * ImageError               one file is not a readable image
   * WeightsError             weights are missing, broken or do not fit
+  * ModelError               a model cannot be built, run on these images, or cut there
   * EngineError              an engine cannot run this model here
   * CacheError               the cache cannot be written
   * RunError                 a run folder is missing, unfinished or in the way
@@ -42,6 +43,10 @@ class ImageError(FinefoldError):
 
 class WeightsError(FinefoldError):
     """Weights are missing, broken or do not fit."""
+
+
+class ModelError(FinefoldError):
+    """A model cannot be built, run on these images, or cut there."""
 
 
 class EngineError(FinefoldError):

@@ -1,0 +1,281 @@
+"""A model as a chain: where it can be cut in two, and cutting it into a prefix and a tail that share its parameters.
+
+The model's own code is traced (torch.fx) with its modules as opaque links, and opened further where that helps.
+A cut is valid where a single tensor crosses: everything later depends on the images through that tensor alone.
+Nothing is known of families; what cannot be traced is not opened, and what cannot be cut says why.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from finefold.errors import ModelError
+from finefold.nn.catalogue import example_images
+from finefold.nn.tracing import Trace, Untraceable, open_chain, trace_model
+
+_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class CutPoint:
+    """A place where one tensor crosses.
+
+    Args:
+        name: the outermost module that ends here, or the traced name of a function's result.
+        modules: every module that ends here, outermost first; empty where it is a function's result.
+        index: place in the flow of data.
+        shape: of the tensor for one image, without the batch.
+    """
+
+    name: str
+    modules: tuple[str, ...]
+    index: int
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Where a model can be cut.
+
+    Args:
+        cuts: in the order in which data flows; empty where there is none.
+        reason: why there is none, else None.
+        opened: modules whose inside was looked at, `""` for the model itself.
+        links: every module called at the level of the cuts, in order.
+    """
+
+    cuts: tuple[CutPoint, ...]
+    reason: str | None
+    opened: frozenset[str] = frozenset()
+    links: tuple[str, ...] = ()
+    _trace: "Trace | None" = field(default=None, repr=False, compare=False)
+
+    def point(self, at: str | int) -> CutPoint:
+        """The cut called `at` (a module's name, also an outer or inner one that ends there), or number `at`.
+
+        Raises:
+            ModelError: there is no such cut; the nearest ones are named.
+        """
+        if self.reason is not None:
+            raise ModelError(f"this model cannot be cut: {self.reason}", "use the whole model")
+        if isinstance(at, int):
+            if not -len(self.cuts) <= at < len(self.cuts):
+                raise ModelError(f"there is no cut number {at}", f"choose one from 0 to {len(self.cuts) - 1}")
+            return self.cuts[at]
+        for cut in self.cuts:
+            if at == cut.name or at in cut.modules:
+                return cut
+        raise self._no_cut(at)
+
+    def _no_cut(self, at: str) -> ModelError:
+        names = [cut.name for cut in self.cuts]
+        inside = [name for name in names if at.startswith(f"{name}.")]
+        near = get_close_matches(at, names, n=3, cutoff=0.5)
+        if at in self.links or inside or any(name.startswith(f"{at}.") for name in names):
+            what = f"more than one tensor crosses after `{at}`"
+        else:
+            what = f"there is no cut `{at}`"
+        shown = near or [*names[:2], *names[-2:]]
+        return ModelError(what, f"cut points near it: {', '.join(shown)}; `finefold inspect` shows all")
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A model in two parts that share its parameters, buffers and modules.
+
+    Args:
+        prefix: images -> the tensor that crosses.
+        tail: that tensor -> what the model gives.
+        at: where.
+    """
+
+    prefix: nn.Module
+    tail: nn.Module
+    at: CutPoint
+
+
+def find_cuts(model: nn.Module, *, example: Tensor | None = None) -> Chain:
+    """The cut points of any model, in the order in which data flows.
+
+    Args:
+        model: takes images [B, C, H, W]; its parameters are not touched.
+        example: images to run it on once; a random one of the model's own size by default.
+    """
+    try:
+        with training_kept(model):
+            model.eval()
+            opened = open_chain(model)
+            trace = trace_model(model, opened)
+            model.train()
+            if _shape_of(trace_model(model, opened)) != _shape_of(trace):
+                return Chain((), "its own code does something else in training than in evaluation")
+            model.eval()
+            shapes = _run(model, trace, on_device(model, example_images(model) if example is None else example))
+    except (Untraceable, ModelError) as reason:
+        return Chain((), str(getattr(reason, "message", reason)))
+    cuts = tuple(_named(trace, node, shape) for node, shape in shapes.items())
+    links = tuple(str(node.target) for node in trace.nodes if node.op == "call_module")
+    if not cuts:
+        return Chain((), "more than one tensor crosses everywhere", frozenset(opened), links)
+    return Chain(cuts, None, frozenset(opened), links, trace)
+
+
+def cut(model: nn.Module, at: str | int, *, example: Tensor | None = None) -> Cut:
+    """Cuts a model in two and proves it: the tail of the prefix must give what the whole gives.
+
+    Args:
+        model: takes images [B, C, H, W].
+        at: a cut point's name, as `finefold inspect` lists them, or its number.
+        example: images to prove it on; random ones of the model's own size by default.
+
+    Raises:
+        ModelError: there is no such cut, or model and parts differ on the example.
+    """
+    chain = find_cuts(model, example=example)
+    point = chain.point(at)
+    assert chain._trace is not None
+    node = chain._trace.nodes[point.index]
+    prefix = _module(model, _prefix_graph(chain._trace, node), "Prefix")
+    tail = _module(model, _tail_graph(chain._trace, node), "Tail")
+    made = Cut(prefix, tail, point)
+    _prove(model, made, on_device(model, example_images(model) if example is None else example))
+    return made
+
+
+def _run(model: nn.Module, trace: Trace, images_BCHW: Tensor) -> dict[fx.Node, tuple[int, ...]]:
+    """The crossing nodes whose value is one tensor, with its shape less the batch.
+
+    Raises:
+        ModelError: the model does not run on these images.
+    """
+    crossings = trace.crossings()
+    if not crossings:
+        return {}
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in trace.nodes[: trace.place[crossings[-1]] + 1]:
+        copies[node] = graph.node_copy(node, lambda inner: copies[inner])
+    graph.output(tuple(copies[node] for node in crossings))
+    with torch.no_grad():
+        try:
+            model(images_BCHW)  # before the trace, for its own error is the clearer one
+        except Exception as reason:
+            raise does_not_run(images_BCHW, reason) from reason
+        values = _module(model, graph, "Crossings")(images_BCHW)
+    is_tensor = [isinstance(value, Tensor) and value.ndim > 0 for value in values]
+    return {
+        node: tuple(value.shape[1:]) for node, value, is_one in zip(crossings, values, is_tensor, strict=True) if is_one
+    }
+
+
+def _named(trace: Trace, node: fx.Node, shape: tuple[int, ...]) -> CutPoint:
+    """The cut after a node, under the outermost module that ends there."""
+    called = [str(node.target)] if node.op == "call_module" else []
+    ended = {path for path, end in trace.ends.items() if end is node} | set(called)
+    paths = sorted(ended, key=lambda path: path.count("."))
+    if called and sum(str(other.target) == called[0] for other in trace.nodes) > 1:
+        paths = []  # a module that is called twice does not say where
+    return CutPoint(paths[0] if paths else node.name, tuple(paths), trace.place[node], shape)
+
+
+def _shape_of(trace: Trace) -> list[tuple[str, str, str]]:
+    """What a trace does, comparable to another's."""
+    return [(node.op, str(node.target), f"{node.args} {node.kwargs}") for node in trace.nodes]
+
+
+def _prefix_graph(trace: Trace, at: fx.Node) -> fx.Graph:
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in trace.nodes[: trace.place[at] + 1]:
+        copies[node] = graph.node_copy(node, lambda inner: copies[inner])
+    graph.output(copies[at])
+    return graph
+
+
+def _tail_graph(trace: Trace, at: fx.Node) -> fx.Graph:
+    graph = fx.Graph()
+    crossing = graph.placeholder("crossing")
+    # a module that works in place would otherwise write into the caller's tensor, a cached one perhaps
+    copies = {at: graph.call_method("clone", (crossing,))}
+
+    def copied(node: fx.Node) -> fx.Node:
+        if node not in copies:  # parameters, and what is made of them alone, are taken up where they are needed
+            copies[node] = graph.node_copy(node, copied)
+        return copies[node]
+
+    for node in trace.nodes[trace.place[at] + 1 :]:
+        if node.op == "output":
+            graph.output(fx.node.map_arg(node.args[0], copied))
+        elif node not in trace.static:
+            copied(node)
+    return graph
+
+
+def _module(model: nn.Module, graph: fx.Graph, name: str) -> nn.Module:
+    made = fx.GraphModule(model, graph, name)
+    made.training = model.training  # and not .train(): its modules are the model's own, frozen ones among them
+    return made
+
+
+def _prove(model: nn.Module, made: Cut, images_BCHW: Tensor) -> None:
+    with training_kept(model, made.prefix, made.tail), torch.no_grad():
+        for part in (model, made.prefix, made.tail):
+            part.eval()
+        whole = model(images_BCHW)
+        again = made.tail(made.prefix(images_BCHW))
+    for one, other in zip(output_tensors(whole), output_tensors(again), strict=True):
+        if not is_close(one, other, tolerance=_TOLERANCE):
+            raise ModelError(
+                f"cut at `{made.at.name}`, prefix and tail do not give what the model gives", "use the whole model"
+            )
+
+
+def is_close(one: Tensor, other: Tensor, *, tolerance: float) -> bool:
+    """Whether two tensors of one shape differ by at most `tolerance` times the larger of 1 and their largest value."""
+    if one.shape != other.shape:
+        return False
+    scale = max(1.0, float(one.nan_to_num().abs().max())) if one.numel() else 1.0
+    return torch.allclose(one.double(), other.double(), rtol=0, atol=tolerance * scale, equal_nan=True)
+
+
+@contextmanager
+def training_kept(*models: nn.Module) -> Iterator[None]:
+    """After the block, every module is in training or evaluation mode as it was before."""
+    states = {module: module.training for model in models for module in model.modules()}
+    try:
+        yield
+    finally:
+        for module, was_training in states.items():
+            module.training = was_training
+
+
+def does_not_run(images_BCHW: Tensor, reason: Exception) -> ModelError:
+    """The error of a model that fails on some images."""
+    text = (str(reason).splitlines() or [type(reason).__name__])[0]
+    return ModelError(
+        f"the model does not run on images {list(images_BCHW.shape)}: {text[:160]}",
+        "give images of the size and channels it wants",
+    )
+
+
+def on_device(model: nn.Module, images_BCHW: Tensor) -> Tensor:
+    """Images where the model's parameters are, in their precision."""
+    first = next((one for one in model.parameters() if one.is_floating_point()), images_BCHW)
+    return images_BCHW.to(first.device, first.dtype)
+
+
+def output_tensors(value: Any) -> Iterator[Tensor]:
+    """The tensors of a model's output: one, or those of a tuple, list or dict, in order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for one in value.values():
+            yield from output_tensors(one)
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from output_tensors(one)

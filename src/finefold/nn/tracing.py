@@ -1,0 +1,153 @@
+"""Following a model's own code with stand-ins for tensors (torch.fx).
+
+Its modules are links that are not looked into, but for those that are chains of larger parts themselves.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+_ROOT = "model"
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A traced model: nodes in order, which module ends at which node, and what depends on no image."""
+
+    nodes: tuple[fx.Node, ...]
+    ends: dict[str, fx.Node]
+    place: dict[fx.Node, int]
+    static: frozenset[fx.Node]
+
+    def crossings(self) -> list[fx.Node]:
+        """The nodes after which nothing else is still needed."""
+        last = {node: max((self.place[user] for user in node.users), default=-1) for node in self.nodes}
+        found: list[fx.Node] = []
+        live: list[fx.Node] = []
+        for number, node in enumerate(self.nodes):
+            if node.op == "output":
+                break
+            live = [other for other in live if last[other] > number]
+            if node not in self.static and last[node] > number:
+                live.append(node)
+            if live == [node] and node.op != "placeholder":
+                found.append(node)
+        return found
+
+
+class _Opener(fx.Tracer):
+    """Traces through the modules in `opened`, and calls every other one as a whole."""
+
+    def __init__(self, opened: set[str]) -> None:
+        super().__init__(param_shapes_constant=True)
+        self.opened = {_ROOT, *(f"{_ROOT}.{path}" for path in opened)}
+        self.returned: dict[str, Any] = {}
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002
+        return module_qualified_name not in self.opened
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        result = super().call_module(m, forward, args, kwargs)
+        self.returned[self.path_of_module(m)] = result
+        return result
+
+
+class _One(nn.Module):
+    """The model called with images alone, so that its optional arguments keep their defaults."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images_BCHW: Tensor) -> Any:
+        return self.model(images_BCHW)
+
+
+class Untraceable(Exception):  # noqa: N818, never reaches a user
+    """A module's code cannot be followed without running it."""
+
+
+def trace_model(model: nn.Module, opened: set[str]) -> Trace:
+    """The model's flow of data with the modules in `opened` opened.
+
+    Raises:
+        Untraceable: its code decides by what is in the tensors.
+    """
+    tracer = _Opener(opened)
+    try:
+        graph = tracer.trace(_One(model))
+    except Exception as reason:  # whatever a model's code does with a stand-in instead of a tensor
+        text = (str(reason).splitlines() or [""])[0]
+        raise Untraceable(f"its code cannot be followed ({type(reason).__name__}: {text[:120]})") from reason
+    for node in graph.nodes:
+        if node.op in ("call_module", "get_attr"):
+            node.target = str(node.target).removeprefix(f"{_ROOT}.")
+    nodes = tuple(graph.nodes)
+    ends = {
+        path.removeprefix(f"{_ROOT}."): result.node
+        for path, result in tracer.returned.items()
+        if isinstance(result, fx.Proxy) and path != _ROOT
+    }
+    static: set[fx.Node] = set()
+    for node in nodes:
+        inputs = node.all_input_nodes
+        if node.op == "get_attr" or (node.op.startswith("call") and inputs and all(one in static for one in inputs)):
+            static.add(node)
+    return Trace(nodes, ends, {node: number for number, node in enumerate(nodes)}, frozenset(static))
+
+
+def open_chain(model: nn.Module) -> set[str]:
+    """The modules worth opening: those that are chains of larger parts themselves.
+
+    Modules of one class are opened together or not at all: a class one of whose instances has parts but no cut
+    between them (a residual block) is a link.
+    """
+    opened: set[str] = set()
+    closed: set[type] = set()
+    frontier = [path for path in _calls(trace_model(model, opened)) if num_parts(model, path) > 1]
+    while frontier:
+        verdicts = {path: _verdict(model, opened, path) for path in frontier}
+        for path, verdict in verdicts.items():
+            if verdict is False and type(model.get_submodule(path)) is not nn.Sequential:
+                closed.add(type(model.get_submodule(path)))
+        chosen = {
+            path for path, verdict in verdicts.items() if verdict and type(model.get_submodule(path)) not in closed
+        }
+        opened |= chosen
+        inner = _calls(trace_model(model, opened)) if chosen else []
+        frontier = [
+            path
+            for path in inner
+            if any(path.startswith(f"{outer}.") for outer in chosen) and num_parts(model, path) > 1
+        ]
+    return opened
+
+
+def _verdict(model: nn.Module, opened: set[str], path: str) -> bool | None:
+    """Whether a module is a chain: True; False where it has larger parts and no cut; None where it has neither."""
+    try:
+        trace = trace_model(model, opened | {path})
+    except Untraceable:
+        return None
+    inside = [inner for inner in _calls(trace) if inner.startswith(f"{path}.")]
+    if not inside:
+        return None
+    cuts = {str(node.target) for node in trace.crossings() if node.op == "call_module"}
+    larger = [inner for inner in inside if num_parts(model, inner) > 1]
+    if any(inner in cuts for inner in larger):
+        return True
+    if larger:
+        return False
+    is_plain = type(model.get_submodule(path)) is nn.Sequential
+    return True if is_plain and sum(inner in cuts for inner in inside) > 1 else None
+
+
+def _calls(trace: Trace) -> list[str]:
+    return [str(node.target) for node in trace.nodes if node.op == "call_module"]
+
+
+def num_parts(model: nn.Module, path: str) -> int:
+    """How many modules with parameters of their own a module holds."""
+    return sum(1 for module in model.get_submodule(path).modules() if any(True for _ in module.parameters(False)))

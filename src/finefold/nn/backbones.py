@@ -5,10 +5,8 @@ Shapes: B images, H x W pixels, D features.
 
 import hashlib
 import json
-import os
 import shutil
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -19,20 +17,13 @@ from finefold.data.cachedir import cache_root, write_about
 from finefold.data.machine import versions
 from finefold.data.preprocessing import Fit, Interpolation, Preprocessing
 from finefold.errors import WeightsError
-from finefold.nn.weights import (
-    State,
-    embedded_file,
-    file_hash,
-    lay_onto,
-    read_header,
-    read_state,
-    state_hash,
-    whole_or_nothing,
-    write_weights,
-)
-
-EMBEDDED_BACKBONE = "tf_efficientnet_lite0"
-TORCHVISION = "torchvision:"
+from finefold.nn.catalogue import build_model, find_name, timm_library
+from finefold.nn.finding import EMBEDDED_BACKBONE, embedded_file
+from finefold.nn.identify import identify_model
+from finefold.nn.settings import Setting, apply_settings
+from finefold.nn.transplant import match_weights
+from finefold.nn.units import COUNTER
+from finefold.nn.weights import file_hash, read_header, read_state, state_hash, whole_or_nothing, write_weights
 
 
 class Frozen(nn.Module):
@@ -91,7 +82,8 @@ class Backbone:
     def build(self) -> Frozen:
         """The network: uint8 [B, H, W, 3] -> float [B, D], in evaluation mode, nothing trainable."""
         network, _ = _build(self.name, pretrained=False)
-        lay_onto(network, read_state(self.file), where=str(self.file))
+        apply_settings(network, [Setting.from_dict(values) for values in read_header(self.file).get("settings", [])])
+        network.load_state_dict(read_state(self.file), strict=False)
         return Frozen(network, self.preprocessing).eval().requires_grad_(False)
 
 
@@ -123,7 +115,7 @@ def find_backbone(
     folder = cache_root() / "backbones" / hashlib.sha256(json.dumps(address).encode()).hexdigest()[:16]
     file = folder / "backbone.safetensors"
     if not file.is_file():
-        network, preprocessing = _load(name, source, is_embedded=weights == "embedded")
+        network, preprocessing, settings = _load(name, source, is_embedded=weights == "embedded")
         preprocessing = replace(
             preprocessing,
             height_px=size_px or preprocessing.height_px,
@@ -131,57 +123,84 @@ def find_backbone(
             crop_fraction=crop_fraction or preprocessing.crop_fraction,
             fit=fit or preprocessing.fit,
         )
-        _write(file, name, network, preprocessing)
+        _write(file, name, network, preprocessing, settings)
     write_about(folder, {"kind": "backbones", "what": f"{name}, {weights} weights"})
     return Backbone.read(file)
 
 
-def _load(name: str, source: Path | None, *, is_embedded: bool) -> tuple[nn.Module, Preprocessing]:
+def _load(name: str, source: Path | None, *, is_embedded: bool) -> tuple[nn.Module, Preprocessing, tuple[Setting, ...]]:
+    """The network with its weights, and the hyperparameters that came with them."""
     network, preprocessing = _build(name, pretrained=source is None)
-    if source is not None:
-        lay_onto(network, _without_classifier(read_state(source)), where=str(source))
+    if source is None:
+        return network, preprocessing, ()
+    state = read_state(source)
+    has_names = all(key in state for key in network.state_dict() if not key.endswith(COUNTER))
+    found = None if is_embedded or has_names else identify_model(state, name)
+    match = match_weights(source, network, source_model=found.model if found else None)
+    try:
+        match.load_into(network)
+    except WeightsError as reason:
+        raise WeightsError(
+            f"{source} does not fit {name}: {'; '.join(match.problems())}",
+            f"`finefold weights match {source} {name}` shows what goes where; "
+            "or use weights of the same architecture, or another `model.backbone`",
+        ) from reason
     if is_embedded:  # the package's (x - 127) / 128
         preprocessing = replace(preprocessing, mean=(127.0, 127.0, 127.0), std=(128.0, 128.0, 128.0))
-    return network, preprocessing
+    return network, preprocessing, match.settings
 
 
-def _write(file: Path, name: str, network: nn.Module, preprocessing: Preprocessing) -> None:
+def _write(
+    file: Path, name: str, network: nn.Module, preprocessing: Preprocessing, settings: tuple[Setting, ...]
+) -> None:
     module = Frozen(network, preprocessing).eval()
     blank = torch.zeros(1, preprocessing.height_px, preprocessing.width_px, 3, dtype=torch.uint8)
     with torch.inference_mode():
         num_features = int(module(blank).shape[1])
+    plain = [setting.to_dict() for setting in settings]
+    weights_hash = state_hash(network.state_dict())
+    if plain:  # the same tensors with another eps are another network
+        weights_hash = hashlib.sha256(f"{weights_hash} {json.dumps(plain)}".encode()).hexdigest()[:16]
     header = {
         "kind": "backbone",
         "name": name,
         "preprocessing": preprocessing.to_dict(),
-        "weights_hash": state_hash(network.state_dict()),
+        "weights_hash": weights_hash,
         "num_features": num_features,
+        "settings": plain,
     }
     write_weights(file, network.state_dict(), header)
 
 
-def _without_classifier(state: State) -> State:
-    """The backbone has no place for a classifier, whatever it is called."""
-    return {key: value for key, value in state.items() if not key.startswith(("classifier.", "fc.", "head.fc."))}
+def own_preprocessing(name: str, network: nn.Module) -> Preprocessing:
+    """What the makers of a model say its input is.
+
+    Args:
+        name: a timm or torchvision name.
+        network: the model of that name, or its backbone.
+    """
+    found = find_name(name)
+    return _timm_preprocessing(network) if found.library == "timm" else _torchvision_preprocessing(found.plain)
 
 
 def _build(name: str, *, pretrained: bool) -> tuple[nn.Module, Preprocessing]:
-    return _build_torchvision(name, pretrained) if name.startswith(TORCHVISION) else _build_timm(name, pretrained)
+    found = find_name(name)
+    if found.library == "timm":
+        network = build_model(name, pretrained=pretrained, num_classes=0)
+        return network, own_preprocessing(name, network)
+    network = build_model(name, pretrained=pretrained)
+    for classifier in ("fc", "classifier", "heads", "head"):
+        if hasattr(network, classifier):
+            setattr(network, classifier, nn.Identity())
+            network.num_classes = 0  # type: ignore[assignment]
+            break
+    return network, own_preprocessing(name, network)
 
 
-def _build_timm(name: str, pretrained: bool) -> tuple[nn.Module, Preprocessing]:
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    import timm
-
-    if not timm.is_model(name):
-        raise _unknown(name, timm.list_models())
-    try:
-        network = timm.create_model(name, pretrained=pretrained, num_classes=0)
-    except (OSError, RuntimeError) as reason:
-        raise _not_downloaded(name, reason) from reason
-    config = timm.data.resolve_data_config({}, model=network)
+def _timm_preprocessing(network: nn.Module) -> Preprocessing:
+    config = timm_library().data.resolve_data_config({}, model=network)
     height, width = config["input_size"][1:]
-    preprocessing = Preprocessing(
+    return Preprocessing(
         height,
         width,
         crop_fraction=float(config["crop_pct"]),
@@ -190,30 +209,16 @@ def _build_timm(name: str, pretrained: bool) -> tuple[nn.Module, Preprocessing]:
         mean=_bytes_scale(config["mean"]),
         std=_bytes_scale(config["std"]),
     )
-    return network, preprocessing
 
 
-def _build_torchvision(name: str, pretrained: bool) -> tuple[nn.Module, Preprocessing]:
+def _torchvision_preprocessing(name: str) -> Preprocessing:
     from torchvision import models
 
-    known = models.list_models(module=models)
-    plain = name.removeprefix(TORCHVISION)
-    if plain not in known:
-        raise _unknown(name, [TORCHVISION + model for model in known])
-    best = models.get_model_weights(plain).DEFAULT
-    try:
-        network = models.get_model(plain, weights=best if pretrained else None)
-    except (OSError, RuntimeError) as reason:
-        raise _not_downloaded(name, reason) from reason
-    for classifier in ("fc", "classifier", "heads", "head"):
-        if hasattr(network, classifier):
-            setattr(network, classifier, nn.Identity())
-            break
-    transforms: Any = best.transforms()
+    transforms: Any = models.get_model_weights(name).DEFAULT.transforms()
     crop, resize = transforms.crop_size[0], transforms.resize_size[0]
     interpolation = _interpolation(transforms.interpolation.value)
     mean, std = _bytes_scale(transforms.mean), _bytes_scale(transforms.std)
-    return network, Preprocessing(crop, crop, crop / resize, "crop", interpolation, mean, std)
+    return Preprocessing(crop, crop, crop / resize, "crop", interpolation, mean, std)
 
 
 def _bytes_scale(values: Any) -> tuple[float, float, float]:
@@ -229,16 +234,3 @@ def _interpolation(name: str) -> Interpolation:
         "lanczos": "lanczos",
     }
     return known.get(name, "bicubic")
-
-
-def _unknown(name: str, known: list[str]) -> WeightsError:
-    near = get_close_matches(name, known, n=3)
-    hint = f"did you mean {' or '.join(near)}?" if near else "give a timm name, or torchvision:<name>"
-    return WeightsError(f"there is no backbone `{name}`", hint)
-
-
-def _not_downloaded(name: str, reason: Exception) -> WeightsError:
-    return WeightsError(
-        f"the pretrained weights of {name} could not be downloaded: {str(reason).splitlines()[0][:160]}",
-        "give `model.weights` a file that lies on this machine, or use the embedded tf_efficientnet_lite0",
-    )

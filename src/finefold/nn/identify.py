@@ -1,0 +1,100 @@
+"""Which model a state dict is of: the one whose own keys and shapes are the same."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from finefold.errors import ModelError, WeightsError
+from finefold.nn.catalogue import TORCHVISION, build_model, timm_library, torchvision_names
+from finefold.nn.units import COUNTER
+
+_NEAR_TIMM = 12  # names of timm near the hint that are tried
+
+
+class _Shells(TorchFunctionMode):
+    """Makes parameters without memory: models are built in milliseconds, whatever their size."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is torch.empty:
+            kwargs["device"] = "meta"
+        return func(*args, **kwargs)
+
+
+@dataclass(frozen=True)
+class Identified:
+    """The model that a state dict is of.
+
+    Args:
+        name: as timm or torchvision call it.
+        model: with random weights.
+    """
+
+    name: str
+    model: nn.Module
+
+
+def identify_model(state: Mapping[str, Tensor], like: str) -> Identified | None:
+    """The timm or torchvision model that a state dict is of, built with random weights; None where it is of none.
+
+    torchvision's models are all tried, timm's whose names are near to `like`. Another number of classes is allowed
+    for, and a wrapper's prefix is not: what has it is not a plain model's state.
+
+    Args:
+        state: the tensors.
+        like: a name to begin with, such as the model they are to be laid onto.
+    """
+    shapes = _shapes(state)
+    for name in _names(like):
+        num_classes = _is_of(name, shapes)
+        if num_classes is not None:
+            return Identified(name, build_model(name, num_classes=num_classes))
+    return None
+
+
+def _names(like: str) -> Iterator[str]:
+    plain = like.removeprefix(TORCHVISION)
+    known = torchvision_names()
+    near = get_close_matches(plain, known, n=len(known), cutoff=0.0)
+    timm_near = get_close_matches(plain, timm_library().list_models(), n=_NEAR_TIMM, cutoff=0.3)
+    yield from (TORCHVISION + name for name in near[:5])
+    yield from timm_near
+    yield from (TORCHVISION + name for name in near[5:])
+
+
+def _is_of(name: str, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
+    """The number of classes with which a model has exactly these keys and shapes; None where it has not."""
+    try:
+        with _Shells():
+            model = build_model(name)
+    except (ModelError, WeightsError, RuntimeError, NotImplementedError, TypeError):  # not to be had as a shell
+        return None
+    own = _shapes(model.state_dict())
+    if own.keys() != shapes.keys():
+        return None
+    other = [key for key in own if own[key] != shapes[key]]
+    sizes = {(own[key][0], shapes[key][0]) for key in other if own[key][1:] == shapes[key][1:]}
+    if not other:
+        return _num_classes(model)
+    if len(sizes) == 1 and len(other) <= 2 and {key.rpartition(".")[2] for key in other} <= {"weight", "bias"}:
+        before, size = next(iter(sizes))
+        return size if before == _num_classes(model) else None
+    return None
+
+
+def _num_classes(model: nn.Module) -> int:
+    """Outputs of a shell's last linear layer, or convolution where it ends in one."""
+    named = getattr(model, "num_classes", None)
+    if isinstance(named, int):
+        return named
+    last = [module for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d)][-1]
+    return last.weight.shape[0]
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(tensor.shape) for key, tensor in state.items() if not key.endswith(COUNTER)}

@@ -1,0 +1,358 @@
+"""Weights of one model on another: found a place for, laid there, and proved by running both."""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from finefold.errors import ModelError, WeightsError
+from finefold.nn.catalogue import input_shape
+from finefold.nn.cutting import output_tensors, training_kept
+from finefold.nn.dataflow import watch_flow
+from finefold.nn.matching import CLASSIFIER_REASON, HEAD_REASON, Layout, Placed, lay_out
+from finefold.nn.settings import Setting, apply_settings, compare_modules, compare_operations
+from finefold.nn.weights import State, keeps_order, read_state
+
+TOLERANCE = 1e-4  # of outputs, relative to the largest
+_LIVELY = (
+    1e-4  # outputs for two images must differ by this much, relative to the largest, or equal outputs prove nothing
+)
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Both models run on the same input, with the same values in every matched tensor.
+
+    Args:
+        difference: largest difference of the outputs, relative to the largest output.
+        difference_as_is: the same before the settings were applied.
+        compared: "outputs", or "features" where the heads differ.
+        shape: of what was compared.
+    """
+
+    difference: float
+    difference_as_is: float
+    compared: str
+    shape: tuple[int, ...]
+
+    @property
+    def holds(self) -> bool:
+        """Whether the outputs are equal, once the settings are applied."""
+        return self.difference <= TOLERANCE
+
+
+@dataclass(frozen=True)
+class Match:
+    """Weights with a place for each in a model.
+
+    Args:
+        layout: what goes where.
+        settings: hyperparameters in which the source's model differs, known only where it could be run.
+        proof: None where it was not possible; `unproved` says why.
+        unproved: the reason, else empty.
+        accepted: whether the user accepted what is ambiguous.
+    """
+
+    layout: Layout
+    settings: tuple[Setting, ...]
+    proof: Proof | None
+    unproved: str
+    accepted: bool
+    _source: State = field(repr=False)
+    _target: State = field(repr=False)
+
+    @property
+    def is_proved(self) -> bool:
+        """Whether both models were run and gave the same."""
+        return self.proof is not None and self.proof.holds
+
+    def problems(self) -> list[str]:
+        """Why these weights should not be used like this; empty where they can."""
+        found = []
+        layout = self.layout
+        num_floats = sum(tensor.is_floating_point() for tensor in self._target.values())
+        if layout.unplaced:
+            shown = ", ".join(f"`{key}`" for key in layout.unplaced[:3])
+            more = f" and {len(layout.unplaced) - 3} more" if len(layout.unplaced) > 3 else ""
+            found.append(f"{len(layout.unplaced)} of the model's {num_floats} tensors found no source: {shown}{more}")
+        if layout.misfits and not self.is_proved:
+            shown = ", ".join(f"`{key}`" for key in layout.misfits[:3])
+            found.append(f"{len(layout.misfits)} tensors of the source have no place beside those that do: {shown} ...")
+        if layout.ambiguous and not self.is_proved and not self.accepted:
+            found.append(f"{len(layout.ambiguous)} tensors could as well come from elsewhere")
+        if self.proof is not None and not self.proof.holds:
+            found.append(f"the two models give different {self.proof.compared}, by {self.proof.difference:.3g}")
+        return found
+
+    def check(self) -> None:
+        """Raises where these weights should not be used like this.
+
+        Raises:
+            WeightsError: with every reason, and what to do.
+        """
+        problems = self.problems()
+        if not problems:
+            return
+        hint = "use weights of the same architecture, or name another model"
+        if self.layout.ambiguous and len(problems) == 1:
+            hint = (
+                "look at them, then accept the best guesses (--accept), or say what goes where in a hint file (--hints)"
+            )
+        raise WeightsError("the weights do not fit: " + "; ".join(problems), hint)
+
+    def state(self) -> State:
+        """The model's state dict with the source's values; heads of another size are not in it.
+
+        Raises:
+            WeightsError: see `check`.
+        """
+        self.check()
+        return lay_values(self.layout, self._source, self._target)
+
+    def load_into(self, model: nn.Module) -> None:
+        """Loads the values into a model of the target's architecture and applies the settings, in place.
+
+        Raises:
+            WeightsError: see `check`.
+            ModelError: a setting is written into the model's code.
+        """
+        state = self.state()
+        apply_settings(model, self.settings)
+        model.load_state_dict(state, strict=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as `finefold weights match --json` prints them."""
+        proof = None if self.proof is None else {**asdict(self.proof), "holds": self.proof.holds}
+        return {
+            "matched": self.layout.num_found,
+            "tensors": [asdict(one) for one in self.layout.placed],
+            "missing": dict(self.layout.missing),
+            "left_out": dict(self.layout.left_out),
+            "ambiguous": [one.key for one in self.layout.ambiguous],
+            "settings": [one.to_dict() for one in self.settings],
+            "proof": proof,
+            "unproved_because": self.unproved or None,
+            "problems": self.problems(),
+        }
+
+
+def match_weights(
+    source: nn.Module | Mapping[str, Tensor] | str | Path,
+    model: nn.Module,
+    *,
+    source_model: nn.Module | None = None,
+    hints: Mapping[str, str] | None = None,
+    accept: bool = False,
+) -> Match:
+    """Finds a place in `model` for every tensor of `source`, and proves it where it can. Changes neither.
+
+    Args:
+        source: a model, a state dict in its order of definition, or a .pth, .pt or .safetensors file.
+        model: the target.
+        source_model: the model that a state dict or file is of, for the proof.
+        hints: key of the model -> key of the source, taken as given.
+        accept: take the best guess where several sources are equally good.
+
+    Raises:
+        WeightsError: the file cannot be read, or a hint is impossible. What does not fit is told by
+            `Match.problems()`, and raised by `Match.state()` and `Match.load_into()`.
+    """
+    order_is_kept = True
+    if isinstance(source, nn.Module):
+        source_model = source_model or source
+        state: State = dict(source.state_dict())
+    elif isinstance(source, Mapping):
+        state = dict(source)
+    else:
+        state, order_is_kept = read_state(Path(source)), keeps_order(Path(source))
+    layout = lay_out(state, model, source_model=source_model, order_is_kept=order_is_kept, hints=hints)
+    target = {key: tensor.detach() for key, tensor in model.state_dict().items()}
+    settings: tuple[Setting, ...] = ()
+    proof, unproved = None, "the model these weights are of is not known"
+    if source_model is not None and layout.unplaced:
+        unproved = "not every tensor found a source"
+    elif source_model is not None:
+        try:
+            settings = _find_settings(source_model, model, layout)
+            proof, unproved = _prove(source_model, state, model, layout, settings), ""
+        except ModelError as reason:
+            unproved = reason.message
+    return Match(layout, settings, proof, unproved, accept, state, target)
+
+
+def lay_values(layout: Layout, source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> State:
+    """The values of the placed tensors, shaped and typed as the target's."""
+    return {one.key: _value(one, source, target[one.key]).to(target[one.key].dtype) for one in layout.placed}
+
+
+def _value(one: Placed, source: Mapping[str, Tensor], own: Tensor) -> Tensor:
+    if one.how == "kept":
+        return own.clone()
+    if one.how == "new":
+        return torch.zeros_like(own)
+    tensors = [source[key].detach() for key in one.sources]
+    if one.how == "joined":
+        return torch.cat(tensors).reshape(own.shape)
+    if one.how.startswith("part"):
+        piece = int(one.how[5]) - 1
+        return tensors[0].chunk(3)[piece].reshape(own.shape).clone()
+    if one.how == "channels":
+        return _adapt_channels(tensors[0], own.shape[1])
+    return tensors[0].reshape(own.shape).clone()
+
+
+def _adapt_channels(weight_OCHW: Tensor, channels: int) -> Tensor:
+    """A first convolution's weight for other input channels, so that its sums keep their size.
+
+    One channel gets the sum of the three: a grey image then gives what its three equal channels gave. More get the
+    three in turn, scaled by 3 / channels.
+
+    References:
+        timm, adapt_input_conv, which does the same.
+    """
+    if channels == 1:
+        return weight_OCHW.sum(dim=1, keepdim=True)
+    repeats = -(-channels // weight_OCHW.shape[1])
+    return weight_OCHW.repeat(1, repeats, 1, 1)[:, :channels] * (weight_OCHW.shape[1] / channels)
+
+
+def _find_settings(source_model: nn.Module, model: nn.Module, layout: Layout) -> tuple[Setting, ...]:
+    images, source_images = _inputs(source_model, model)
+    keys = {source: one.key for one in layout.placed for source in one.sources}
+    paths = {one.key.rpartition(".")[0]: one.sources[0].rpartition(".")[0] for one in layout.placed if one.sources}
+    modules = compare_modules(source_model, model, {**paths, **_parents(paths)})
+    ours, theirs = watch_flow(model, images), watch_flow(source_model, source_images)
+    return (*modules, *compare_operations(theirs, ours, keys))
+
+
+def _parents(paths: Mapping[str, str]) -> dict[str, str]:
+    """The modules right above matched layers, which hold settings such as the number of attention's heads."""
+    found = {}
+    for path, source_path in paths.items():
+        if path.endswith((".qkv", ".proj", ".q")) and "." in source_path:
+            parent = source_path if source_path.endswith("attention") else source_path.rpartition(".")[0]
+            found[path.rpartition(".")[0]] = parent
+    return found
+
+
+def _inputs(source_model: nn.Module, model: nn.Module) -> tuple[Tensor, Tensor]:
+    """Two random images for the target, and the same for the source.
+
+    Raises:
+        ModelError: the two take another number of channels, and not as grey and colour.
+    """
+    channels, height, width = input_shape(model)
+    source_channels, source_height, source_width = input_shape(source_model)
+    size = (min(height, source_height), min(width, source_width))
+    images = torch.randn(2, channels, *size, generator=torch.Generator().manual_seed(0))
+    if channels == source_channels:
+        return images, images
+    if channels == 1:
+        return images, images.repeat(1, source_channels, 1, 1)
+    raise ModelError(
+        f"the models take {source_channels} and {channels} channels: no image is the same to both", "compare by eye"
+    )
+
+
+def _prove(
+    source_model: nn.Module, state: State, model: nn.Module, layout: Layout, settings: tuple[Setting, ...]
+) -> Proof:
+    """Runs both models with the same values, none of them constant, before and after the settings are applied."""
+    images, source_images = _inputs(source_model, model)
+    heads = {key.rpartition(".")[0] for key in layout.heads}
+    left_out = layout.left_out.items()
+    source_heads = {key.rpartition(".")[0] for key, why in left_out if why in (HEAD_REASON, CLASSIFIER_REASON)}
+    lively, expected = _lively_run(source_model, state, source_images, source_heads)
+    own = {key: tensor.detach() for key, tensor in model.state_dict().items()}
+    values = {**own, **lay_values(layout, lively, own)}
+    as_is = _difference(_run(model, values, images, heads), expected)
+    after = as_is
+    if settings:
+        adapted = deepcopy(model)
+        apply_settings(adapted, settings)
+        after = _difference(_run(adapted, values, images, heads), expected)
+    return Proof(after, as_is, "features" if heads or source_heads else "outputs", tuple(expected.shape))
+
+
+def _lively_run(model: nn.Module, state: State, images_BCHW: Tensor, heads: set[str]) -> tuple[State, Tensor]:
+    """A state like the one given under which the model's output depends on its images, and that output.
+
+    Raises:
+        ModelError: no such state was found.
+    """
+    lively = _lively({key: tensor.detach() for key, tensor in state.items()})
+    output = _run(model, lively, images_BCHW, heads)
+    if not _depends_on_images(output):  # random weights let the signal die away: let batch norm hold it up
+        _fill_running_statistics(model, lively, images_BCHW)
+        output = _run(model, lively, images_BCHW, heads)
+    if not _depends_on_images(output):
+        raise ModelError("the source's output does not depend on its input", "compare by eye")
+    return lively, output
+
+
+def _depends_on_images(output_BK: Tensor) -> bool:
+    """Whether the outputs for two images differ by more than rounding."""
+    largest = float(output_BK.abs().max())
+    return 0 < largest < float("inf") and float((output_BK[0] - output_BK[1]).abs().max()) >= _LIVELY * largest
+
+
+def _fill_running_statistics(model: nn.Module, state: State, images_BCHW: Tensor) -> None:
+    """Sets every batch norm's running statistics, in `state`, to those of these images."""
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    try:
+        with training_kept(model), torch.no_grad():
+            model.eval()
+            for norm in norms:
+                norm.momentum = 1.0
+                norm.train()
+            functional_call(model, state, (images_BCHW,), strict=False)
+    except ValueError:  # a batch norm that sees one value per channel has no statistics
+        return
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+
+
+def _lively(state: State) -> State:
+    """The state with random values in place of constant ones: a layer scaled by 0 would hide what comes before it."""
+    rng = torch.Generator().manual_seed(0)
+    found = {}
+    for key, tensor in state.items():
+        if tensor.is_floating_point() and tensor.numel() and bool((tensor == tensor.reshape(-1)[0]).all()):
+            level = float(tensor.reshape(-1)[0])
+            tensor = (level if abs(level) > 1e-3 else 0.0) + 0.1 * torch.randn(tensor.shape, generator=rng)
+        found[key] = tensor.clone()
+    return found
+
+
+def _run(model: nn.Module, state: State, images_BCHW: Tensor, heads: set[str]) -> Tensor:
+    """The model's output with the values of `state`, or what goes into its heads."""
+    seen: list[Tensor] = []
+    handles = [
+        model.get_submodule(path).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])) for path in heads
+    ]
+    try:
+        with training_kept(model), torch.no_grad():
+            model.eval()
+            output = functional_call(model, state, (images_BCHW,), strict=False)
+    except Exception as reason:
+        text = (str(reason).splitlines() or [type(reason).__name__])[0]
+        raise ModelError(f"a model does not run on images {list(images_BCHW.shape)}: {text[:160]}") from reason
+    finally:
+        for handle in handles:
+            handle.remove()
+    return (seen[0] if seen else next(output_tensors(output))).flatten(1)
+
+
+def _difference(one: Tensor, other: Tensor) -> float:
+    """The largest difference relative to the largest value."""
+    if one.shape != other.shape:
+        raise ModelError(f"the models give {list(one.shape)} and {list(other.shape)}", "compare by eye")
+    difference = float((one - other).abs().max()) / float(other.abs().max())
+    return difference if difference == difference else float("inf")

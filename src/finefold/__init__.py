@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from finefold.data.synthetic import draw_portraits
     from finefold.errors import FinefoldError
     from finefold.metrics.intervals import Score
+    from finefold.nn.catalogue import build_model
+    from finefold.nn.cutting import Cut, cut, find_cuts
+    from finefold.nn.modules import Inspection, inspect_model
+    from finefold.nn.settings import apply_settings
+    from finefold.nn.stages import find_stages
+    from finefold.nn.transplant import Match, match_weights
     from finefold.recipe.loader import load_recipe
     from finefold.recipe.schema import Recipe
     from finefold.steps.evaluate import evaluate
@@ -32,11 +38,14 @@ _HOME = {
     "Answers": "steps.predict",
     "Attribute": "data.labels",
     "Bands": "data.labels",
+    "Cut": "nn.cutting",
     "Data": "steps.reading",
     "Finding": "data.findings",
     "FinefoldError": "errors",
+    "Inspection": "nn.modules",
     "LabelSpace": "data.labels",
     "Ledger": "data.predictions",
+    "Match": "nn.transplant",
     "Predictions": "data.predictions",
     "Preprocessing": "data.preprocessing",
     "Recipe": "recipe.schema",
@@ -44,11 +53,18 @@ _HOME = {
     "SampleTable": "data.samples",
     "Score": "metrics.intervals",
     "Split": "data.splits",
+    "apply_settings": "nn.settings",
+    "build_model": "nn.catalogue",
+    "cut": "nn.cutting",
     "draw_portraits": "data.synthetic",
     "evaluate": "steps.evaluate",
+    "find_cuts": "nn.cutting",
+    "find_stages": "nn.stages",
     "init": "steps.init",
+    "inspect_model": "nn.modules",
     "load_recipe": "recipe.loader",
     "make_split": "steps.split",
+    "match_weights": "nn.transplant",
     "open_run": "steps.run",
     "predict": "steps.predict",
     "read_data": "steps.reading",
@@ -61,11 +77,14 @@ __all__ = [
     "Answers",
     "Attribute",
     "Bands",
+    "Cut",
     "Data",
     "Finding",
     "FinefoldError",
+    "Inspection",
     "LabelSpace",
     "Ledger",
+    "Match",
     "Predictions",
     "Preprocessing",
     "Recipe",
@@ -73,11 +92,18 @@ __all__ = [
     "SampleTable",
     "Score",
     "Split",
+    "apply_settings",
+    "build_model",
+    "cut",
     "draw_portraits",
     "evaluate",
+    "find_cuts",
+    "find_stages",
     "init",
+    "inspect_model",
     "load_recipe",
     "make_split",
+    "match_weights",
     "open_run",
     "predict",
     "read_data",

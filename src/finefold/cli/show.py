@@ -1,14 +1,9 @@
 """What a person reads after a command: tables on stdout, or JSON."""
 
-import json
-import sys
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from finefold.cli.printing import as_bytes, as_share, print_json, say, table, warn
 
 if TYPE_CHECKING:  # some of these load torch, which `evaluate` can do without
     from finefold.data.splits import SplitBalance
@@ -19,7 +14,6 @@ if TYPE_CHECKING:  # some of these load torch, which `evaluate` can do without
     from finefold.steps.run import Run
     from finefold.steps.split import SplitMade
 
-PLAIN_WIDTH = 120  # of tables that do not go to a terminal
 AVERAGES = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
@@ -27,36 +21,6 @@ AVERAGES = {
     "weighted_f1": "weighted F1",
     "log_loss": "log loss",
 }
-
-
-def _console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False, soft_wrap=True)
-
-
-def _say(*lines: str) -> None:
-    for line in lines:
-        _console().print(Text(line))
-
-
-def _warn(line: str) -> None:
-    print(f"warning: {line}", file=sys.stderr)
-
-
-def _json(values: Any) -> None:
-    print(json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False))
-
-
-def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    rows = list(rows)
-    for number, name in enumerate(columns):
-        longest = max(len(cell) for cell in (name, *(row[number] for row in rows)))
-        is_text = longest > PLAIN_WIDTH // 2  # only such a column may be wrapped; cells of the others stay whole
-        justify: Literal["left", "right"] = "right" if number and not is_text else "left"
-        table.add_column(name, justify=justify, no_wrap=not is_text, min_width=None if is_text else longest)
-    for row in rows:
-        table.add_row(*map(Text, row))
-    _console().print(table)
 
 
 def _interval(score: dict[str, Any] | None) -> str:
@@ -67,16 +31,12 @@ def _number(score: dict[str, Any] | None) -> str:
     return "–" if score is None else f"{score['value']:.3f}"
 
 
-def _share(value: float) -> str:
-    return f"{100 * value:.1f} %"
-
-
 def initialised(found: "Initialised", *, as_json: bool) -> None:
     """After `finefold init`."""
     samples, space = found.data.samples, found.data.space
     if as_json:
         counts = dict(zip(space.class_names, samples.counts_K().tolist(), strict=True))
-        _json(
+        print_json(
             {
                 "file": str(found.data.file),
                 "layout": found.kind,
@@ -91,19 +51,19 @@ def initialised(found: "Initialised", *, as_json: bool) -> None:
         )
         return
     groups = len(set(samples.groups))
-    _say(f"{found.kind}: {len(samples):,} samples" + (f" in {groups:,} groups" if groups < len(samples) else ""))
+    say(f"{found.kind}: {len(samples):,} samples" + (f" in {groups:,} groups" if groups < len(samples) else ""))
     for note in found.notes:
-        _say(f"  {note}")
+        say(f"  {note}")
     if found.skipped:
-        _say("  skipped: " + ", ".join(f"{count} {reason}" for reason, count in found.skipped.items()))
+        say("  skipped: " + ", ".join(f"{count} {reason}" for reason, count in found.skipped.items()))
     for name, counts in _attribute_counts(found).items():
-        _table(f"attribute {name}", ("class", "samples", "share"), _count_rows(counts))
+        table(f"attribute {name}", ("class", "samples", "share"), _count_rows(counts))
     if len(space.attributes) > 1:
         counts = dict(zip(space.class_names, samples.counts_K().tolist(), strict=True))
-        _table(f"joint label ({' x '.join(space.names)})", ("class", "samples", "share"), _count_rows(counts))
+        table(f"joint label ({' x '.join(space.names)})", ("class", "samples", "share"), _count_rows(counts))
     for finding in found.findings:
-        _warn(f"{finding.ids[0]}: {finding.evidence['reason']}; it will be left out")
-    _say(f"wrote {found.data.file}", "", f"next: finefold split {found.data.file} --folds 5")
+        warn(f"{finding.ids[0]}: {finding.evidence['reason']}; it will be left out")
+    say(f"wrote {found.data.file}", "", f"next: finefold split {found.data.file} --folds 5")
 
 
 def _attribute_counts(found: "Initialised") -> dict[str, dict[str, int]]:
@@ -116,14 +76,14 @@ def _attribute_counts(found: "Initialised") -> dict[str, dict[str, int]]:
 
 def _count_rows(counts: dict[str, int]) -> list[tuple[str, str, str]]:
     total = max(1, sum(counts.values()))
-    return [(name, f"{count:,}", _share(count / total)) for name, count in counts.items()]
+    return [(name, f"{count:,}", as_share(count / total)) for name, count in counts.items()]
 
 
 def split(made: "SplitMade", *, as_json: bool) -> None:
     """After `finefold split`."""
     balance, names = made.balance, made.samples.space.class_names
     if as_json:
-        _json(
+        print_json(
             {
                 "file": str(made.file),
                 "hash": made.split.hash,
@@ -137,11 +97,11 @@ def split(made: "SplitMade", *, as_json: bool) -> None:
         )
         return
     for finding in made.findings:
-        _warn(f"{finding.ids[0]}: {finding.evidence['reason']}; it is left out")
+        warn(f"{finding.ids[0]}: {finding.evidence['reason']}; it is left out")
     _fold_table(balance, names)
     for sentence in balance.unreached:
-        _say(f"not reached: {sentence}")
-    _say(f"wrote {made.file} (hash {made.split.hash})")
+        say(f"not reached: {sentence}")
+    say(f"wrote {made.file} (hash {made.split.hash})")
 
 
 def _fold_table(balance: "SplitBalance", names: Sequence[str]) -> None:
@@ -149,13 +109,13 @@ def _fold_table(balance: "SplitBalance", names: Sequence[str]) -> None:
     rows = [(name, *(f"{balance.counts_FK[fold, k]:,}" for fold in folds)) for k, name in enumerate(names)]
     rows.append(("all", *(f"{size:,}" for size in balance.sizes_F)))
     rows.append(("groups", *(f"{count:,}" for count in balance.groups_F)))
-    _table("samples per fold", ("class", *(f"fold {fold}" for fold in folds)), rows)
+    table("samples per fold", ("class", *(f"fold {fold}" for fold in folds)), rows)
 
 
 def scores(run: "Run", found: dict[str, Any], *, as_json: bool) -> None:
     """After `finefold evaluate`."""
     if as_json:
-        _json(found)
+        print_json(found)
         return
     _score_table(found)
     if len(found["attributes"]) > 1:
@@ -163,7 +123,7 @@ def scores(run: "Run", found: dict[str, Any], *, as_json: bool) -> None:
             (name, _interval(part["accuracy"]), _interval(part["balanced_accuracy"]), _interval(part["macro_f1"]))
             for name, part in found["attributes"].items()
         ]
-        _table("per attribute", ("attribute", "accuracy", "balanced accuracy", "macro F1"), attributes)
+        table("per attribute", ("attribute", "accuracy", "balanced accuracy", "macro F1"), attributes)
     _class_table(found)
     rows = [
         (
@@ -176,13 +136,13 @@ def scores(run: "Run", found: dict[str, Any], *, as_json: bool) -> None:
         )
         for fold in found["folds"]
     ]
-    _table("per fold", ("fold", "samples", "accuracy", "macro F1", "log loss", "classes without a sample"), rows)
-    _say(f"pictures: {run.folder.picture('confusion')}, {run.folder.picture('classes')}")
+    table("per fold", ("fold", "samples", "accuracy", "macro F1", "log loss", "classes without a sample"), rows)
+    say(f"pictures: {run.folder.picture('confusion')}, {run.folder.picture('classes')}")
 
 
 def _score_table(found: dict[str, Any]) -> None:
     title = f"out-of-fold scores, {found['n']:,} samples in {found['num_groups']:,} groups, 95 % intervals"
-    _table(title, ("score", "value"), [(label, _interval(found[key])) for key, label in AVERAGES.items()])
+    table(title, ("score", "value"), [(label, _interval(found[key])) for key, label in AVERAGES.items()])
 
 
 def _class_table(found: dict[str, Any]) -> None:
@@ -193,48 +153,48 @@ def _class_table(found: dict[str, Any]) -> None:
             _number(part["precision"]),
             _number(part["recall"]),
             _interval(part["f1"]),
-            _share(part["true_share"]),
-            _share(part["predicted_share"]),
+            as_share(part["true_share"]),
+            as_share(part["predicted_share"]),
         )
         for name, part in found["classes"].items()
     ]
     columns = ("class", "samples", "precision", "recall", "F1", "true share", "predicted share")
-    _table("per class", columns, rows)
+    table("per class", columns, rows)
 
 
 def trained(run: "Run", *, as_json: bool) -> None:
     """After `finefold train`."""
     found = run.scores()
     if as_json:
-        _json({"run": str(run.folder.path), "seconds": run.manifest["seconds"], "scores": found})
+        print_json({"run": str(run.folder.path), "seconds": run.manifest["seconds"], "scores": found})
         return
     _score_table(found)
     engine = run.manifest["engine"]
-    _say(
+    say(
         f"run: {run.folder.path}  ({run.manifest['seconds']:.1f} s, {engine['name']} {engine['precision']})",
         "",
         f"next: finefold evaluate {run.folder.path}     # per class, attribute and fold",
     )
     if run.spec.predict is not None:
-        _say(f"      finefold predict {run.folder.path} --out submission.csv")
+        say(f"      finefold predict {run.folder.path} --out submission.csv")
 
 
 def answers(made: "Answers", written: Any, *, as_json: bool) -> None:
     """After `finefold predict`."""
     if as_json:
-        _json({"file": str(written), **made.about()})
+        print_json({"file": str(written), **made.about()})
         return
     for finding in made.findings:
-        _warn(f"{finding.ids[0]}: {finding.evidence['reason']}; it gets the training class shares")
+        warn(f"{finding.ids[0]}: {finding.evidence['reason']}; it gets the training class shares")
     names = made.predictions.class_names
     rows = [
-        (name, f"{round(share * len(made.predictions)):,}", _share(share), _share(train))
+        (name, f"{round(share * len(made.predictions)):,}", as_share(share), as_share(train))
         for name, share, train in zip(names, made.shares_K, made.run.train_shares_K, strict=True)
     ]
-    _table("answers beside training", ("class", "answers", "share of answers", "share in training"), rows)
+    table("answers beside training", ("class", "answers", "share of answers", "share in training"), rows)
     if made.is_far_from_training:
-        _warn("the answers' shares are far from the training shares: another kind of images, or another preprocessing?")
-    _say(f"wrote {written}: {len(made.predictions):,} answers")
+        warn("the answers' shares are far from the training shares: another kind of images, or another preprocessing?")
+    say(f"wrote {written}: {len(made.predictions):,} answers")
 
 
 def cache(state: "CacheState", *, was_cleared: bool, as_json: bool) -> None:
@@ -244,37 +204,29 @@ def cache(state: "CacheState", *, was_cleared: bool, as_json: bool) -> None:
             {"path": str(entry.path), "bytes": entry.num_bytes, "days": round(entry.age_days, 3)} | entry.about
             for entry in state.entries
         ]
-        _json({"root": str(state.root), "bytes": state.num_bytes, "freed": state.freed_bytes, "entries": entries})
+        print_json({"root": str(state.root), "bytes": state.num_bytes, "freed": state.freed_bytes, "entries": entries})
         return
     if was_cleared:
-        _say(f"freed {_bytes(state.freed_bytes)}")
+        say(f"freed {as_bytes(state.freed_bytes)}")
     rows = [
         (
             str(entry.about.get("what", entry.path.name)),
             entry.about.get("kind", ""),
-            _bytes(entry.num_bytes),
+            as_bytes(entry.num_bytes),
             f"{entry.age_days:.1f}",
         )
         for entry in state.entries
     ]
     if rows:
-        _table("cached", ("what", "kind", "size", "days since use"), rows)
-    _say(f"{_bytes(state.num_bytes)} in {state.root}")
-
-
-def _bytes(count: float) -> str:
-    for unit in ("B", "KB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"
+        table("cached", ("what", "kind", "size", "days since use"), rows)
+    say(f"{as_bytes(state.num_bytes)} in {state.root}")
 
 
 def demo(made: "Demo") -> None:
     """After `finefold demo`."""
     _score_table(made.scores)
     _class_table(made.scores)
-    _say(
+    say(
         f"run:        {made.run.folder.path}  ({made.run.manifest['seconds']:.1f} s)",
         f"pictures:   {made.run.folder.picture('confusion')}, {made.run.folder.picture('classes')}",
         f"submission: {made.submission}  ({len(made.answers.predictions):,} answers for images no fold has seen)",

@@ -71,6 +71,13 @@ def draw_portraits(
     pl.DataFrame({"ImageID": sorted(names), "ans": [0] * num_test}).write_csv(folder / "eval" / "info.csv")
 
 
+def portrait_batch(count: int, *, seed: int = 0, size_px: Size = (192, 256)) -> list[NDArray[np.uint8]]:
+    """RGB uint8 [H, W, 3] photos of `count` drawn people, in memory, no two of one person."""
+    people = _people(count, _TRAIN_SHARES, seed=(seed, 5))
+    rngs = (np.random.default_rng((seed, 6, index)) for index in range(count))
+    return [draw_shots(person, rng=rng, size_px=size_px)[-1] for person, rng in zip(people, rngs, strict=True)]
+
+
 def portrait_answers(*, num_test: int = 140, seed: int = 0) -> dict[str, int]:
     """The classes of the evaluation images that `draw_portraits` writes: mask * 6 + gender * 3 + age."""
     names, people = _test_set(num_test, seed=seed)

@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo setup test test-all check format bench-probe clean
+.PHONY: demo setup test test-all check format bench-probe bench-inside clean
 
 demo: $(INSTALLED)  ## install, then run the main job on real images
 	rm -rf finefold-demo
@@ -34,6 +34,9 @@ test-all: $(INSTALLED)
 
 bench-probe: $(INSTALLED)  ## the main job against the loop a tutorial would write, side by side
 	$(BIN)/python benchmarks/probe.py
+
+bench-inside: $(INSTALLED)  ## looking inside a model and moving weights, beside building and running it
+	$(BIN)/python benchmarks/inside.py
 
 clean:
 	rm -rf finefold-demo .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -100,11 +100,8 @@ def _flow(flow: "Flow", depth: int, images: str) -> None:
         for row in flow.rows
         if _level(row.name) <= depth
     ]
-    title = (
-        f"forward, in the order in which data flows: 1 image of {images}, fp32, {flow.device}, {flow.threads} threads"
-    )
-    if flow.batch != 1:
-        title = title.replace("1 image", f"{flow.batch} images")
+    what, machine = images.partition(",")[0], f"fp32, {flow.device}, {flow.threads} threads"
+    title = f"forward, in the order in which data flows: {flow.batch} of {what}, {machine}"
     table(title, ("module", "kind", "output", "MFLOP", "ms", "of the time", "calls"), rows)
 
 

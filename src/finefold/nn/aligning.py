@@ -18,6 +18,7 @@ from finefold.nn.units import Unit, name_likeness, natural_order, words_and_numb
 
 _NAMES, _NUMBERS, _NEIGHBOURS, _ORDER = 3.0, 1.5, 1.5, 0.4  # what each kind of evidence weighs
 _CLEAR = 0.5  # by how much a pairing must beat the best other one
+_SMALL_PART = 2  # units
 _UNIQUE, _CHOSEN, _IN_DOUBT = 0.95, 0.8, 0.5  # confidences
 _ALONE, _SAME_PART = "the only one of its shape there", "its part of the model,"
 _MIN_ANCHORS = 2  # pairs in order before order counts as evidence
@@ -248,8 +249,18 @@ class Aligner:
                 for edge, step in ((min, -1), (max, 1)):
                     place, spot = sources[edge(one.units)] + step, targets[edge(other.units)] + step
                     if 0 <= place < len(in_source) and 0 <= spot < len(in_target):
-                        counts[row, column] += self._places.get(in_source[place], -1) == in_target[spot]
+                        counts[row, column] += self._are_paired(in_source[place], in_target[spot])
         return counts
+
+    def _are_paired(self, source: int, target: int) -> bool:
+        """Whether a unit has its place at another, or right beside it in one small part (a layer with its norm)."""
+        place = self._places.get(source)
+        if place is None or place == target:
+            return place == target
+        parent = self._target.names[target][:-1]
+        if self._target.names[place][:-1] != parent:
+            return False
+        return sum(names[:-1] == parent for names in self._target.names) <= _SMALL_PART
 
     def _trust(self, scope: tuple[Sequence[int], Sequence[int]]) -> float:
         """How far order can be believed: the share of the pairs so far that stand in order, here or else anywhere."""

@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from finefold.errors import ModelError, WeightsError
 from finefold.nn.catalogue import TORCHVISION, build_model, timm_library, torchvision_names
-from finefold.nn.units import COUNTER
+from finefold.nn.units import COUNTER, wrapper_prefix
 
 _NEAR_TIMM = 12  # names of timm near the hint that are tried
 
@@ -42,14 +42,15 @@ class Identified:
 def identify_model(state: Mapping[str, Tensor], like: str) -> Identified | None:
     """The timm or torchvision model that a state dict is of, built with random weights; None where it is of none.
 
-    torchvision's models are all tried, timm's whose names are near to `like`. Another number of classes is allowed
-    for, and a wrapper's prefix is not: what has it is not a plain model's state.
+    torchvision's models are all tried, timm's whose names are near to `like`. Another number of classes and
+    a wrapper's prefix are allowed for.
 
     Args:
         state: the tensors.
         like: a name to begin with, such as the model they are to be laid onto.
     """
-    shapes = _shapes(state)
+    prefix = wrapper_prefix(state)
+    shapes = {key.removeprefix(prefix): shape for key, shape in _shapes(state).items()}
     for name in _names(like):
         num_classes = _is_of(name, shapes)
         if num_classes is not None:

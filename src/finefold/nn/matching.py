@@ -335,7 +335,11 @@ class _Work:
         if neighbour is not None:
             guess = f"{neighbour.sources[0].rpartition('.')[0]}.{key.rpartition('.')[2]}"
         if guess in self._state and self._state[guess].shape == self._own[key].shape:
-            return Placed(key, (guess,), "same", _BY_NAME, "beside its layer")
+            if neighbour is None or not neighbour.rivals:
+                return Placed(key, (guess,), "same", _BY_NAME, "beside its layer")
+            last = key.rpartition(".")[2]
+            rivals = tuple(f"{rival.rpartition('.')[0]}.{last}" for rival in neighbour.rivals)
+            return Placed(key, (guess,), "same", neighbour.confidence, "beside its layer", rivals)
         if key.endswith(COUNTER):
             return Placed(key, (), "new", 1.0, "the source counts no batches; set to 0")
         return Placed(key, (), "kept", 1.0, "an integer buffer that the model makes itself")

@@ -218,7 +218,7 @@ def state_tree(state: Mapping[str, Tensor]) -> tuple[ModuleRow, ...]:
         num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         dtype = "/".join(sorted({_dtype(tensor) for tensor in floats}))
         kind = "" if children else _kind({key.rpartition(".")[2]: state[key] for key in keys})
-        count = sum(tensor.numel() for tensor in floats)
+        count = sum(state[key].numel() for key in keys if state[key].is_floating_point() and ".running_" not in key)
         depth = path.count(".") + 1 if path else 0
         rows.append(ModuleRow(path, kind, depth, len(children), count, 0, dtype, num_bytes, "", ""))
     return tuple(rows)

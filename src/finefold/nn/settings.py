@@ -78,14 +78,20 @@ def compare_modules(source: nn.Module, target: nn.Module, paths: Mapping[str, st
 
 def _hyperparameters(module: nn.Module) -> dict[str, Any]:
     if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
-        values = {name: getattr(module, name) for name in _CONV}
+        values = {name: _tuples(getattr(module, name)) for name in _CONV}
         if "Same" in type(module).__name__:
-            values["padding"] = SAME
-        elif not isinstance(values["padding"], str):
-            values["padding"] = tuple(values["padding"])
+            values["padding"] = _same_padding(module)
         return values
     found = {name: getattr(module, name) for name in ("eps", "num_groups", _ATTENTION) if hasattr(module, name)}
     return {name: value for name, value in found.items() if isinstance(value, int | float)}
+
+
+def _same_padding(module: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> Any:
+    """Padding that keeps the size, in numbers where it is the same on both ends whatever the image."""
+    extents = [(size - 1) * step for size, step in zip(module.kernel_size, module.dilation, strict=True)]
+    if any(stride != 1 for stride in module.stride) or any(extent % 2 for extent in extents):
+        return SAME
+    return tuple(extent // 2 for extent in extents)
 
 
 def compare_operations(source: DataFlow, target: DataFlow, keys: Mapping[str, str]) -> list[Setting]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,11 @@ from torch.func import functional_call
 
 from finefold.errors import ModelError, WeightsError
 from finefold.nn.catalogue import input_shape
-from finefold.nn.cutting import output_tensors, training_kept
+from finefold.nn.cutting import on_device, output_tensors, training_kept
 from finefold.nn.dataflow import watch_flow
 from finefold.nn.matching import CLASSIFIER_REASON, HEAD_REASON, Layout, Placed, lay_out
 from finefold.nn.settings import Setting, apply_settings, compare_modules, compare_operations
+from finefold.nn.units import wrapper_prefix
 from finefold.nn.weights import State, keeps_order, read_state
 
 TOLERANCE = 1e-4  # of outputs, relative to the largest
@@ -170,6 +171,11 @@ def match_weights(
         state = dict(source)
     else:
         state, order_is_kept = read_state(Path(source)), keeps_order(Path(source))
+    names_fit = source_model is not None and source_model.state_dict().keys() <= state.keys()
+    prefix = "" if names_fit else wrapper_prefix(state)
+    odd = {key for key in state if not key.startswith(prefix)}
+    state = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
+    hints = {key: source_key.removeprefix(prefix) for key, source_key in (hints or {}).items()}
     layout = lay_out(state, model, source_model=source_model, order_is_kept=order_is_kept, hints=hints)
     target = {key: tensor.detach() for key, tensor in model.state_dict().items()}
     settings: tuple[Setting, ...] = ()
@@ -182,7 +188,25 @@ def match_weights(
             proof, unproved = _prove(source_model, state, model, layout, settings), ""
         except ModelError as reason:
             unproved = reason.message
-    return Match(layout, settings, proof, unproved, accept, state, target)
+    whole = {key if key in odd else prefix + key: tensor for key, tensor in state.items()}
+    return Match(_prefixed(layout, prefix, odd), settings, proof, unproved, accept, whole, target)
+
+
+def _prefixed(layout: Layout, prefix: str, odd: set[str]) -> Layout:
+    """The layout with the source's keys as its file has them."""
+
+    def name(key: str) -> str:
+        return key if key in odd else prefix + key
+
+    return Layout(
+        tuple(
+            replace(one, sources=tuple(map(name, one.sources)), rivals=tuple(map(name, one.rivals)))
+            for one in layout.placed
+        ),
+        layout.missing,
+        {name(key): why for key, why in layout.left_out.items()},
+        tuple(map(name, layout.misfits)),
+    )
 
 
 def lay_values(layout: Layout, source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> State:
@@ -267,7 +291,9 @@ def _prove(
     heads = {key.rpartition(".")[0] for key in layout.heads}
     left_out = layout.left_out.items()
     source_heads = {key.rpartition(".")[0] for key, why in left_out if why in (HEAD_REASON, CLASSIFIER_REASON)}
-    lively, expected = _lively_run(source_model, state, source_images, source_heads)
+    own_state = {key: state[key] for key in source_model.state_dict() if key in state}
+    lively, expected = _lively_run(source_model, own_state, source_images, source_heads)
+    lively = {**state, **lively}
     own = {key: tensor.detach() for key, tensor in model.state_dict().items()}
     values = {**own, **lay_values(layout, lively, own)}
     as_is = _difference(_run(model, values, images, heads), expected)
@@ -337,17 +363,19 @@ def _run(model: nn.Module, state: State, images_BCHW: Tensor, heads: set[str]) -
     handles = [
         model.get_submodule(path).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])) for path in heads
     ]
+    images_BCHW = on_device(model, images_BCHW)
+    values = {key: tensor.to(images_BCHW.device) for key, tensor in state.items()}
     try:
         with training_kept(model), torch.no_grad():
             model.eval()
-            output = functional_call(model, state, (images_BCHW,), strict=False)
+            output = functional_call(model, values, (images_BCHW,), strict=False)
     except Exception as reason:
         text = (str(reason).splitlines() or [type(reason).__name__])[0]
         raise ModelError(f"a model does not run on images {list(images_BCHW.shape)}: {text[:160]}") from reason
     finally:
         for handle in handles:
             handle.remove()
-    return (seen[0] if seen else next(output_tensors(output))).flatten(1)
+    return (seen[0] if seen else next(output_tensors(output))).flatten(1).cpu()
 
 
 def _difference(one: Tensor, other: Tensor) -> float:

@@ -1,6 +1,7 @@
 """The keys of a state dict as units: the tensors that one layer holds, with what they are and where they stand."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
@@ -15,6 +16,19 @@ Label = tuple[tuple[str, Shape], ...]
 
 COUNTER = "num_batches_tracked"
 ONLY = "only"
+_WRAPPERS = {
+    "module",
+    "model",
+    "backbone",
+    "net",
+    "network",
+    "_orig_mod",
+    "base_model",
+    "encoder",
+    "student",
+    "teacher",
+}
+_WRAPPED_SHARE = 0.9  # of the keys that must have such a name in front
 _ROLES = {
     "weight": "weight",
     "bias": "bias",
@@ -126,6 +140,27 @@ def _fuse(units: list[Unit]) -> list[Unit]:
         kept.append(Unit(f"{parent}.qkv".lstrip("."), keys, shapes, order))
     kept.sort(key=lambda unit: unit.order)
     return [replace(unit, order=order) for order, unit in enumerate(kept)]
+
+
+def wrapper_prefix(keys: Iterable[str]) -> str:
+    """What wrappers (DistributedDataParallel, Lightning, compile) put before the keys: `module.`, `model.backbone.`.
+
+    Every key has it; or, where it is a name that wrappers use, nearly every, and the others (a loss's own weights)
+    do not collide with them.
+    """
+    known = list(keys)
+    prefix = ""
+    while True:
+        heads = Counter(key[len(prefix) :].split(".", 1)[0] for key in known if key.startswith(prefix) and "." in key)
+        name, count = max(heads.items(), key=lambda pair: pair[1], default=("", 0))
+        longer = f"{prefix}{name}."
+        rest = {key for key in known if not key.startswith(longer)}
+        is_likely = name in _WRAPPERS and count >= _WRAPPED_SHARE * len(known)
+        if not count or (rest and not is_likely):
+            return prefix
+        if rest & {key.removeprefix(longer) for key in known if key.startswith(longer)}:
+            return prefix
+        prefix = longer
 
 
 def is_grouped(keys: Sequence[str]) -> bool:

@@ -24,7 +24,8 @@ from finefold.nn.identify import identify_model
 from finefold.nn.measuring import measure_flow
 from finefold.nn.modules import Inspection, ModuleRow, StateRow, inspect_model, state_rows, state_tree
 from finefold.nn.transplant import match_weights
-from finefold.nn.weights import read_state
+from finefold.nn.units import wrapper_prefix
+from finefold.nn.weights import read_header, read_state
 from finefold.steps.progress import SILENT, Progress
 from finefold.steps.reading import MAX_PIXELS, read_data
 from finefold.steps.run import open_run
@@ -156,7 +157,7 @@ def _file_subject(path: Path, progress: Progress) -> _Subject:
         try:
             backbone = Backbone.read(path)
         except WeightsError:
-            found = identify_model(state, path.stem)
+            found = identify_model(state, _hint(path))
         else:
             return _Subject(f"backbone {backbone.name}", str(path), backbone.build().network, backbone.preprocessing)
     if found is None:
@@ -164,9 +165,18 @@ def _file_subject(path: Path, progress: Progress) -> _Subject:
             f"{path} has tensors and no code, and no timm or torchvision model of a name like it has these keys",
             "inspect the model by its name, or look at the file without --forward and --gradients",
         )
-    found.model.load_state_dict(state)
+    prefix = wrapper_prefix(state)
+    found.model.load_state_dict({key.removeprefix(prefix): tensor for key, tensor in state.items()}, strict=False)
     what = f"{found.name}, told by its keys and shapes"
     return _Subject(what, str(path), found.model, own_preprocessing(found.name, found.model))
+
+
+def _hint(path: Path) -> str:
+    """A model's name that the file may be of: what its header says, else what the file is called."""
+    try:
+        return str(read_header(path).get("name", path.stem))
+    except WeightsError:
+        return path.stem
 
 
 def _batch(subject: _Subject, data: str | Path | None) -> tuple[Tensor, Tensor | None, str]:

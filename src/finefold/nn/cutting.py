@@ -157,9 +157,9 @@ def _run(model: nn.Module, trace: Trace, images_BCHW: Tensor) -> dict[fx.Node, t
     if not crossings:
         return {}
     graph = fx.Graph()
-    copies: dict[fx.Node, fx.Node] = {}
+    copies = _Copies(graph)
     for node in trace.nodes[: trace.place[crossings[-1]] + 1]:
-        copies[node] = graph.node_copy(node, lambda inner: copies[inner])
+        copies[node]
     graph.output(tuple(copies[node] for node in crossings))
     with torch.no_grad():
         try:
@@ -190,30 +190,37 @@ def _shape_of(trace: Trace) -> list[tuple[str, str, str]]:
 
 def _prefix_graph(trace: Trace, at: fx.Node) -> fx.Graph:
     graph = fx.Graph()
-    copies: dict[fx.Node, fx.Node] = {}
+    copies = _Copies(graph)
     for node in trace.nodes[: trace.place[at] + 1]:
-        copies[node] = graph.node_copy(node, lambda inner: copies[inner])
+        if node not in trace.static:
+            copies[node]
     graph.output(copies[at])
     return graph
 
 
 def _tail_graph(trace: Trace, at: fx.Node) -> fx.Graph:
     graph = fx.Graph()
-    crossing = graph.placeholder("crossing")
+    copies = _Copies(graph)
     # a module that works in place would otherwise write into the caller's tensor, a cached one perhaps
-    copies = {at: graph.call_method("clone", (crossing,))}
-
-    def copied(node: fx.Node) -> fx.Node:
-        if node not in copies:  # parameters, and what is made of them alone, are taken up where they are needed
-            copies[node] = graph.node_copy(node, copied)
-        return copies[node]
-
+    copies[at] = graph.call_method("clone", (graph.placeholder("crossing"),))
     for node in trace.nodes[trace.place[at] + 1 :]:
         if node.op == "output":
-            graph.output(fx.node.map_arg(node.args[0], copied))
+            graph.output(fx.node.map_arg(node.args[0], copies.__getitem__))
         elif node not in trace.static:
-            copied(node)
+            copies[node]
     return graph
+
+
+class _Copies(dict[fx.Node, fx.Node]):
+    """Nodes and their copies in a graph; parameters, and what is made of them alone, are copied where needed."""
+
+    def __init__(self, graph: fx.Graph) -> None:
+        super().__init__()
+        self._graph = graph
+
+    def __missing__(self, node: fx.Node) -> fx.Node:
+        self[node] = self._graph.node_copy(node, self.__getitem__)
+        return self[node]
 
 
 def _module(model: nn.Module, graph: fx.Graph, name: str) -> nn.Module:

@@ -15,7 +15,8 @@ import warnings
 from torch import Tensor, nn
 
 from finefold.nn.catalogue import build_model
-from finefold.nn.matching import Layout, lay_out
+from finefold.nn.layout import Layout
+from finefold.nn.matching import lay_out
 from finefold.nn.transplant import match_weights
 
 PAIRS = [

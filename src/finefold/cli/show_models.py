@@ -8,7 +8,7 @@ from finefold.cli.printing import as_bytes, as_share, print_json, say, table, wa
 
 if TYPE_CHECKING:  # these load torch
     from finefold.nn.finding import WeightsFile
-    from finefold.nn.matching import Placed
+    from finefold.nn.layout import Placed
     from finefold.nn.measuring import Flow, Gradients
     from finefold.nn.modules import Inspection, ModuleRow, StateRow
     from finefold.steps.inspect import Inspected

@@ -53,7 +53,9 @@ def find_stages(model: nn.Module, chain: Chain) -> tuple[Stage, ...]:
     parts = _parts(model, chain)
     if not any(part.is_large for part in parts):
         return _plain_stages(parts)
-    first = next(number for number, part in enumerate(parts) if part.is_large)
+    # a stem of several convolutions is a stem still
+    is_deep_stem = parts[0].is_large and sum(part.is_large for part in parts) > _MIN_STAGES
+    first = next(number for number, part in enumerate(parts) if part.is_large and (number or not is_deep_stem))
     last = max(number for number, part in enumerate(parts) if part.is_large)
     stages = [_stage(parts[:first], STEM)] if first else []
     stages += [_stage(run) for run in _runs(parts[first : last + 1])]
@@ -66,7 +68,7 @@ def _parts(model: nn.Module, chain: Chain) -> list[_Part]:
     looked_into = {""}
     while True:
         parts = _divide(model, chain, looked_into)
-        if sum(part.is_large for part in parts) >= _MIN_STAGES:
+        if sum(part.is_large for part in parts[1:]) >= _MIN_STAGES:
             return parts
         inside = [path for part in parts for path in part.modules if part.is_large and path in chain.opened]
         if not inside:

@@ -14,7 +14,8 @@ from finefold.errors import ModelError, WeightsError
 from finefold.nn.catalogue import input_shape
 from finefold.nn.cutting import on_device, output_tensors, training_kept
 from finefold.nn.dataflow import watch_flow
-from finefold.nn.matching import CLASSIFIER_REASON, HEAD_REASON, Layout, Placed, lay_out
+from finefold.nn.layout import CLASSIFIER_REASON, HEAD_REASON, Layout, Placed
+from finefold.nn.matching import lay_out
 from finefold.nn.settings import Setting, apply_settings, compare_modules, compare_operations
 from finefold.nn.units import wrapper_prefix
 from finefold.nn.weights import State, keeps_order, read_state

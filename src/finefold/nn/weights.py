@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -32,7 +33,9 @@ def read_state(path: Path) -> State:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         _check_archive(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of sparse tensors, which are refused below
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, ValueError, RuntimeError, EOFError, KeyError, MemoryError) as reason:
         raise WeightsError(f"{path} is broken: {_first_line(reason)}", "download or save it again") from reason
     except WeightsError:

@@ -113,7 +113,7 @@ def test_departures_change_the_preprocessing_and_nothing_else(resnet_file):
 )
 def test_a_misspelt_backbone_is_told_the_nearest(name, nearest, resnet_file):
     """An unknown name is an error that offers known ones."""
-    with pytest.raises(WeightsError, match=f"there is no backbone `{name}`") as caught:
+    with pytest.raises(WeightsError, match=f"there is no model `{name}`") as caught:
         find_backbone(name, str(resnet_file))
     assert str(caught.value.hint).startswith("did you mean")
     assert nearest in str(caught.value.hint)

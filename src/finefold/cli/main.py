@@ -233,7 +233,6 @@ def inspect(
 
 weights_app = typer.Typer(
     help="List weights on this machine, or lay weights onto a model. No network without --download.",
-    no_args_is_help=True,
     rich_markup_mode=None,
 )
 app.add_typer(weights_app, name="weights")

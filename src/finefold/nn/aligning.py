@@ -16,11 +16,15 @@ from scipy.optimize import linear_sum_assignment
 
 from finefold.nn.units import Unit, name_likeness, natural_order, words_and_numbers
 
-_NAMES, _NUMBERS, _NEIGHBOURS, _ORDER = 3.0, 1.5, 1.5, 0.4  # what each kind of evidence weighs
+# what each kind of evidence weighs
+_NAMES, _SAME_WORDS, _NUMBERS, _SAME_NUMBER, _NEIGHBOURS, _ORDER = 3.0, 2.0, 1.5, 1.5, 1.5, 0.4
 _CLEAR = 0.5  # by how much a pairing must beat the best other one
 _SMALL_PART = 2  # units
 _UNIQUE, _CHOSEN, _IN_DOUBT = 0.95, 0.8, 0.5  # confidences
 _ALONE, _SAME_PART = "the only one of its shape there", "its part of the model,"
+_IN_ORDER = 0.8  # the share of those pairs that must stand in order
+_ALIKE = 0.6  # words this like each other may be numbered alike
+_SOLVED_AGAIN = 40  # elements; of more, only exchanges of two are looked at for rivals
 _MIN_ANCHORS = 2  # pairs in order before order counts as evidence
 
 
@@ -156,6 +160,8 @@ class Aligner:
     def _pair_containers(
         self, ours: list[_Element], theirs: list[_Element], scope: tuple[Sequence[int], Sequence[int]]
     ) -> None:
+        if len(ours) == 1 and self._is_interchangeable(ours[0], theirs[0], scope):
+            return
         for one, other, doubt, why in self._choose(ours, theirs, scope, _ALONE):
             before = set(self.pairs)
             self._align(one.units, other.units, one.path, other.path)
@@ -167,6 +173,16 @@ class Aligner:
                 confidence = min(pair.confidence, _IN_DOUBT if doubt else _CHOSEN)
                 reason = f"{_SAME_PART} {why}" if pair.reason == _ALONE else pair.reason
                 self.pairs[target] = Pair(pair.source, target, confidence, reason, rivals)
+
+    def _is_interchangeable(self, one: _Element, other: _Element, scope: tuple[Sequence[int], Sequence[int]]) -> bool:
+        """Whether units like all of a container's stand outside it on both sides: then it need not be the same one."""
+        sides = ((self._source, one, scope[0], self._places), (self._target, other, scope[1], self.pairs))
+        for side, element, numbers, taken in sides:
+            inside = set(element.units)
+            outside = {side.labels[number] for number in numbers if number not in inside and number not in taken}
+            if not {side.labels[number] for number in element.units} <= outside:
+                return False
+        return True
 
     def _likewise(self, pair: Pair, one: _Element, doubt: Sequence[_Element]) -> tuple[int, ...]:
         """The units of rival containers that stand where a pair's source stands in its own."""
@@ -223,16 +239,17 @@ class Aligner:
     def _evidence(
         self, ours: list[_Element], theirs: list[_Element], scope: tuple[Sequence[int], Sequence[int]]
     ) -> dict[str, NDArray[np.float64]]:
-        shape = (len(ours), len(theirs))
         our_names, their_names = _short_names(ours), _short_names(theirs)
         likeness = np.array([[name_likeness(one, other) for other in their_names] for one in our_names])
-        found = {"name": _NAMES * likeness.reshape(shape)}
+        found = {"name": _NAMES * likeness + _SAME_WORDS * (likeness == 1)}
         our_ranks, their_ranks = _number_ranks(ours), _number_ranks(theirs)
         if our_ranks is not None and their_ranks is not None:
             found["number"] = _NUMBERS * np.equal.outer(our_ranks, their_ranks)
-        found["neighbours"] = _NEIGHBOURS * self._neighbours(ours, theirs, scope)
-        trust = self._trust(scope) if len(ours) == len(theirs) else 0.0
+        found["same number"] = _SAME_NUMBER * _same_numbers(our_names, their_names, likeness)
+        trust = self._trust(scope)
         if trust:
+            found["neighbours"] = _NEIGHBOURS * trust * self._neighbours(ours, theirs, scope)
+        if trust and len(ours) == len(theirs):
             first, second = (_ranks([one.units[0] for one in side]) for side in (ours, theirs))
             found["order"] = _ORDER * trust * np.equal.outer(first, second)
         return found
@@ -269,13 +286,14 @@ class Aligner:
         here = [self._places[number] for number in sorted(scope[0]) if number in self._places]
         if len(here) < _MIN_ANCHORS:
             here = [self._places[number] for number in sorted(self._places)]
-        return _longest_rise(here) / len(here) if len(here) >= _MIN_ANCHORS else 0.0
+        share = _longest_rise(here) / len(here) if len(here) >= _MIN_ANCHORS else 0.0
+        return share if share >= _IN_ORDER else 0.0
 
 
 def _rivals(
     scores: NDArray[np.float64], rows: NDArray[np.intp], columns: NDArray[np.intp], row: int, column: int
 ) -> list[int]:
-    """The other rows that could have this column with hardly any loss."""
+    """The other rows that could have this column with hardly any loss to the whole."""
     places: Mapping[int, int] = dict(zip(rows.tolist(), columns.tolist(), strict=True))
     found = []
     for other in range(len(scores)):
@@ -288,15 +306,45 @@ def _rivals(
             loss = scores[row, column] - scores[other, column]
         if loss < _CLEAR:
             found.append(other)
+    if not found and len(scores) <= _SOLVED_AGAIN and scores.shape[0] >= scores.shape[1]:
+        found = _rivals_in_rings(scores, rows, columns, row, column)
     return found
 
 
+def _rivals_in_rings(
+    scores: NDArray[np.float64], rows: NDArray[np.intp], columns: NDArray[np.intp], row: int, column: int
+) -> list[int]:
+    """The same where more than two would have to change places."""
+    without = scores.copy()
+    without[row, column] = scores.min() - scores.max() * len(scores) - 1
+    other_rows, other_columns = linear_sum_assignment(-without)
+    loss = scores[rows, columns].sum() - without[other_rows, other_columns].sum()
+    return other_rows[other_columns == column].tolist() if loss < _CLEAR else []
+
+
+def _same_numbers(names: Sequence[str], others: Sequence[str], likeness: NDArray[np.float64]) -> NDArray[np.float64]:
+    """1 where names of like words end in the same number: conv2 and my_conv2."""
+    numbers = [words_and_numbers(name)[1][-1:] for name in names]
+    theirs = [words_and_numbers(name)[1][-1:] for name in others]
+    same = np.array([[bool(one) and one == other for other in theirs] for one in numbers])
+    return np.asarray(same.reshape(likeness.shape) * (likeness >= _ALIKE), np.float64)
+
+
 def _short_names(elements: Sequence[_Element]) -> list[str]:
-    """The elements' names without what stands before all of them."""
+    """The elements' names without what stands before all of them, and without words that all of them have."""
     names = [element.path.split(".") for element in elements]
     shortest = min(len(parts) for parts in names)
     common = next((n for n in range(shortest) if len({parts[n] for parts in names}) > 1), shortest - 1)
-    return [".".join(parts[min(common, shortest - 1) :]) for parts in names]
+    short = [".".join(parts[min(common, shortest - 1) :]) for parts in names]
+    everywhere = set.intersection(*(set(words_and_numbers(name)[0]) for name in short))
+    telling = [_without(name, everywhere) for name in short]
+    return telling if all(words_and_numbers(name)[0] for name in telling) else short
+
+
+def _without(name: str, words: set[str]) -> str:
+    """A name without some words, numbers kept."""
+    own, numbers = words_and_numbers(name)
+    return "_".join([*(word for word in own if word not in words), *map(str, numbers)])
 
 
 def _number_ranks(elements: Sequence[_Element]) -> NDArray[np.int64] | None:

@@ -108,20 +108,19 @@ def _build_torchvision(name: str, pretrained: bool, sizes: dict[str, int]) -> An
 
 def input_shape(model: nn.Module) -> tuple[int, int, int]:
     """Channels, height and width that a model says it wants; 3 x 224 x 224 where it says nothing."""
-    first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d) and module.groups == 1]
+    channels, height, width = DEFAULT_INPUT
     config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
     if config and config.get("input_size"):
-        channels, height, width = config["input_size"]
-        return (first.in_channels if first is not None else int(channels)), int(height), int(width)
+        channels, height, width = (int(size) for size in config["input_size"])
+        return (convolutions[0].in_channels if convolutions else channels), height, width
     image_size = getattr(model, "image_size", None)  # torchvision's vision transformers
     if isinstance(image_size, int):
-        return DEFAULT_INPUT[0], image_size, image_size
-    channels, height, width = DEFAULT_INPUT
-    if first is not None and first.groups == 1:
-        channels = first.in_channels
+        height = width = image_size
     if type(model).__name__ == "Inception3":
         height = width = 299
-    return channels, height, width
+    taken = {module.in_channels for module in convolutions}  # whichever was defined first, a stem takes few channels
+    return (channels if channels in taken or not taken else min(taken)), height, width
 
 
 def example_images(model: nn.Module, *, count: int = 1) -> Tensor:

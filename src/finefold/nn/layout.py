@@ -16,8 +16,9 @@ class Placed:
     Args:
         key: in the model.
         sources: keys of the source: one; three laid on top of each other; or one of which this is a third.
-        how: "same", "reshaped" (other trailing ones, or flattened), "joined", "part 1/3" ..., "channels" (a stem
-            adapted to other input channels), "new" (a batch counter, set to 0) or "kept" (the model makes it itself).
+        how: "same", "reshaped" (other trailing ones), "folded" (a linear layer on patches that is a convolution here;
+            the order of its values is a guess), "joined", "part 1/3" ..., "channels" (a stem adapted to other input
+            channels), "new" (a batch counter, set to 0) or "kept" (the model makes it itself).
         confidence: 0 to 1.
         reason: in words.
         rivals: other keys of the source that would fit as well; empty where it is clear.
@@ -51,6 +52,11 @@ class Layout:
     def ambiguous(self) -> tuple[Placed, ...]:
         """The tensors for which several sources are equally good."""
         return tuple(one for one in self.placed if one.rivals)
+
+    @property
+    def folded(self) -> tuple[Placed, ...]:
+        """The tensors whose values may stand in another order."""
+        return tuple(one for one in self.placed if one.how == "folded")
 
     @property
     def heads(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from math import prod
 from torch import Tensor, nn
 
 from finefold.errors import ModelError, WeightsError
+from finefold.nn.adapting import ADAPTIONS, how_to_adapt, is_other_head, weight_shape
 from finefold.nn.aligning import Aligner, Pair
 from finefold.nn.catalogue import example_images
 from finefold.nn.cutting import on_device
@@ -19,20 +20,21 @@ from finefold.nn.dataflow import DataFlow, flow_colours, watch_flow
 from finefold.nn.layout import CLASSIFIER_REASON, HEAD_REASON, NO_HEAD_REASON, NO_PLACE, Layout, Placed
 from finefold.nn.units import (
     COUNTER,
-    ONLY,
-    Shape,
     Unit,
+    common_prefixes,
     find_units,
+    holds_weights,
     is_grouped,
     natural_order,
     plain_shape,
+    says_its_role,
     words_and_numbers,
 )
 from finefold.nn.weights import State
 
 _NAMED_SHARE = 0.6  # of the model's keys that the source must have by name, or names are not the way
 _ROLES_SHARE = 0.5  # of the source's keys that must say what they are, or their order must
-_BY_NAME, _BY_FLOW, _BY_POSITION, _ADAPTED = 1.0, 0.99, 0.9, 0.9
+_BY_NAME, _BY_FLOW, _BY_POSITION, _ADAPTED, _IN_DOUBT = 1.0, 0.99, 0.9, 0.9, 0.5
 
 
 def lay_out(
@@ -78,7 +80,11 @@ class _Work:
         self._is_by_position = False
         self._target = find_units(self._own, self._own)
         self._source = self._by_position(keys) or find_units(state, keys)
-        self._prefix, self._is_outer = ("", True) if self._is_by_position else _prefix(state, self._own)
+        prefixes, self._is_outer = ([""], True) if self._is_by_position else common_prefixes(state, self._own)
+        self._prefix, *self._other_prefixes = prefixes
+        if sum(self._renamed(key) in state for key in self._own) < _NAMED_SHARE * len(self._own):
+            self._prefix, self._other_prefixes = "", []  # a chance, not a wrapper
+        self._counters = self._counters_by_position(keys)
         self._flow: DataFlow | None = None
         self._pairs: dict[int, Pair] = {}  # by target
         self._adapted: dict[int, str] = {}  # target -> how
@@ -86,9 +92,9 @@ class _Work:
 
     def _by_position(self, keys: Sequence[str]) -> list[Unit] | None:
         """The source's units where its keys do not say what they are and their shapes, in order, are the model's."""
-        ours = [key for key in keys if self._state[key].is_floating_point()]
-        told = sum(key.endswith((".weight", ".bias", ".running_mean", ".running_var")) for key in ours)
-        theirs = [key for key, tensor in self._own.items() if tensor.is_floating_point()]
+        ours = [key for key in keys if holds_weights(self._state[key])]
+        told = sum(says_its_role(key) for key in ours)
+        theirs = [key for key, tensor in self._own.items() if holds_weights(tensor)]
         if not self._order_is_kept or told >= _ROLES_SHARE * max(1, len(ours)) or len(ours) < len(theirs):
             return None
         names = dict(zip(theirs, ours, strict=False))  # what the source has beyond comes last: its own head
@@ -104,6 +110,13 @@ class _Work:
             units.append(Unit(unit.path, found, own_shapes, order))
         self._is_by_position = True
         return units
+
+    def _counters_by_position(self, keys: Sequence[str]) -> dict[str, str]:
+        """The model's batch counters and the source's, where keys that say nothing were taken by position."""
+        ours = [key for key in keys if not holds_weights(self._state[key]) and self._state[key].ndim == 0]
+        theirs = [key for key in self._own if key.endswith(COUNTER)]
+        is_sure = self._is_by_position and len(ours) == len(theirs)
+        return dict(zip(theirs, ours, strict=True)) if is_sure else {}
 
     def _renamed(self, path: str) -> str:
         """The source's name of what the model calls `path`, if names agree but for the prefix."""
@@ -122,16 +135,29 @@ class _Work:
             for target, unit in enumerate(self._target)
             if (path := self._renamed(unit.path)) in names and self._source[names[path]].label == unit.label
         }
-        if len(found) >= _NAMED_SHARE * len(self._target):
-            confidence = _BY_POSITION if self._is_by_position else _BY_NAME
-            self._pairs = {target: Pair(source, target, confidence, reason) for target, source in found.items()}
+        if len(found) < _NAMED_SHARE * len(self._target) or self._are_renumbered(found):
+            return
+        confidence = _BY_POSITION if self._is_by_position else _BY_NAME
+        for target, source in found.items():
+            others = [prefix + self._target[target].path for prefix in self._other_prefixes]
+            rivals = tuple(names[path] for path in others if path in names)
+            self._pairs[target] = Pair(source, target, _IN_DOUBT if rivals else confidence, reason, rivals)
+
+    def _are_renumbered(self, found: Mapping[int, int]) -> bool:
+        """Whether equal names are a chance of numbering: what they leave over on both sides differs in numbers only."""
+        ours = {self._name(unit) for number, unit in enumerate(self._source) if number not in found.values()}
+        theirs = {self._name(unit) for number, unit in enumerate(self._target) if number not in found}
+        return bool(ours & theirs)
+
+    @staticmethod
+    def _name(unit: Unit) -> Hashable:
+        """A unit's label and the words of its name, without numbers."""
+        return unit.label, words_and_numbers(unit.path)[0]
 
     def take_hints(self, hints: Mapping[str, str]) -> None:
         """Pairs the units of the keys that the user named."""
-        ours = {key: number for number, unit in enumerate(self._target) for keys in unit.keys.values() for key in keys}
-        theirs = {
-            key: number for number, unit in enumerate(self._source) for keys in unit.keys.values() for key in keys
-        }
+        ours, theirs = _owners(self._target), _owners(self._source)
+        hinted: list[Pair] = []
         for key, source_key in hints.items():
             for name, known, whose in ((key, ours, "the model"), (source_key, theirs, "the source")):
                 if name not in known:
@@ -139,14 +165,18 @@ class _Work:
                         f"a hint names `{name}`, which {whose} does not have", "see `finefold inspect --state`"
                     )
             target, source = ours[key], theirs[source_key]
-            if self._source[source].label != self._target[target].label:
+            is_same_role = _role(self._target[target], key) == _role(self._source[source], source_key)
+            if not is_same_role or self._source[source].label != self._target[target].label:
                 raise WeightsError(
                     f"a hint lays `{source_key}` {list(self._state[source_key].shape)} onto "
                     f"`{key}` {list(self._own[key].shape)}",
-                    "name tensors of one shape",
+                    "name tensors of one shape that are the same to their layers",
                 )
+            if any(pair.source == source and pair.target != target for pair in hinted):
+                raise WeightsError(f"two hints lay the layer of `{source_key}` onto others", "name each layer once")
+            hinted.append(Pair(source, target, _BY_NAME, "as the hint says"))
             self._pairs = {one: pair for one, pair in self._pairs.items() if source != pair.source}
-            self._pairs[target] = Pair(source, target, _BY_NAME, "as the hint says")
+            self._pairs[target] = hinted[-1]
 
     def align(self, source_model: nn.Module | None) -> None:
         """Pairs the rest by flow, where both models can be run, and by structure."""
@@ -216,14 +246,23 @@ class _Work:
             unit = self._target[target]
             taken = {pair.source for pair in self._pairs.values()}
             free = [number for number in range(len(self._source)) if number not in taken]
-            fits = [(number, how) for number in free if (how := _adapts(self._source[number], unit))]
+            is_convolution = any(self._own[key].ndim == 4 for keys in unit.keys.values() for key in keys)
+            fits = [
+                (number, how)
+                for number in free
+                if (how := how_to_adapt(self._source[number], unit, is_convolution=is_convolution))
+            ]
+            named = [fit for fit in fits if self._source[fit[0]].path == self._renamed(unit.path)]
+            fits = named if len(fits) > 1 and named else fits
             if len(fits) == 1:
                 source, how = fits[0]
-                self._pairs[target] = Pair(source, target, _ADAPTED, _ADAPTIONS[how])
+                self._pairs[target] = Pair(source, target, _ADAPTED, ADAPTIONS[how])
                 self._adapted[target] = how
             elif any(key in ends for keys in unit.keys.values() for key in keys):
-                others = [self._source[number] for number in free if _is_other_head(self._source[number], unit)]
-                sizes = f": {others[0].path} has {_num_rows(others[0])}, this one {_num_rows(unit)}" if others else ""
+                others = [self._source[number] for number in free if is_other_head(self._source[number], unit)]
+                sizes = ""
+                if others:
+                    sizes = f": {others[0].path} has {weight_shape(others[0])[0]}, this one {weight_shape(unit)[0]}"
                 self._heads[target] = HEAD_REASON + sizes if others else NO_HEAD_REASON
 
     def layout(self) -> Layout:
@@ -239,7 +278,7 @@ class _Work:
                 continue
             if key in heads:
                 missing[key] = heads[key]
-            elif key.endswith(COUNTER) or not self._own[key].is_floating_point():
+            elif key.endswith(COUNTER) or not holds_weights(self._own[key]):
                 placed[key] = self._unsourced(key, placed)
             else:
                 missing[key] = "nothing in the source fits here"
@@ -258,36 +297,33 @@ class _Work:
                 if len(sources) == len(own_keys):
                     chosen, how = (sources[piece],), "same"
                     if self._state[sources[piece]].shape != self._own[key].shape:
-                        how = "channels" if self._adapted.get(target) == "channels" else "reshaped"
+                        how = "reshaped" if key.endswith(".bias") else self._adapted.get(target, "reshaped")
                 elif len(own_keys) > 1:
                     how = f"part {piece + 1}/{len(own_keys)}"
                 yield Placed(key, chosen, how, pair.confidence, pair.reason, rivals)
 
     def _unsourced(self, key: str, placed: Mapping[str, Placed]) -> Placed:
         """A batch counter, or an integer buffer: the source's where it has one in the same place, else the model's."""
-        path = key.rpartition(".")[0]
-        neighbour = next((one for one in placed.values() if one.key.startswith(f"{path}.") and one.sources), None)
-        guess = self._renamed(key)
-        if neighbour is not None:
-            guess = f"{neighbour.sources[0].rpartition('.')[0]}.{key.rpartition('.')[2]}"
+        path, _, last = key.rpartition(".")
+        beside = [one for one in placed.values() if one.key.rpartition(".")[0] == path and one.sources]
+        guess = self._counters.get(key, self._renamed(key))
+        if beside and not self._counters:
+            guess = _sibling(beside[0].sources[0], last)
         if guess in self._state and self._state[guess].shape == self._own[key].shape:
-            if neighbour is None or not neighbour.rivals:
-                return Placed(key, (guess,), "same", _BY_NAME, "beside its layer")
-            last = key.rpartition(".")[2]
-            rivals = tuple(f"{rival.rpartition('.')[0]}.{last}" for rival in neighbour.rivals)
-            return Placed(key, (guess,), "same", neighbour.confidence, "beside its layer", rivals)
+            rivals = tuple(_sibling(rival, last) for rival in beside[0].rivals) if beside else ()
+            return Placed(key, (guess,), "same", beside[0].confidence if rivals else 1.0, "beside its layer", rivals)
         if key.endswith(COUNTER):
             return Placed(key, (), "new", 1.0, "the source counts no batches; set to 0")
         return Placed(key, (), "kept", 1.0, "an integer buffer that the model makes itself")
 
     def _why_left(self, key: str) -> str:
-        if not self._state[key].is_floating_point():
+        if not holds_weights(self._state[key]):
             return "the model makes or needs no such integer buffer"
         heads = [self._target[number] for number in self._heads]
         unit = next((unit for unit in self._source if any(key in keys for keys in unit.keys.values())), None)
-        if unit is not None and any(_is_other_head(unit, head) for head in heads):
+        if unit is not None and any(is_other_head(unit, head) for head in heads):
             return HEAD_REASON
-        if unit is not None and len(_weight_shape(unit)) == 2 and getattr(self._model, "num_classes", None) == 0:
+        if unit is not None and len(weight_shape(unit)) == 2 and getattr(self._model, "num_classes", None) == 0:
             return CLASSIFIER_REASON
         return NO_PLACE
 
@@ -295,28 +331,35 @@ class _Work:
         """Left-out tensors inside a part of the source that does have a place."""
         prefix = self._prefix if self._is_outer else ""
         parents = {".".join(key.split(".")[:length]) for key in used for length in range(1, key.count(".") + 1)}
+        owners = _owners(self._source)
+        siblings = {self._place_of(self._source[owners[key]]) for key in used if key in owners}
         found = []
         for key, reason in left_out.items():
             if reason != NO_PLACE:
                 continue
             names = key.split(".")
             outer = [".".join(names[:length]) for length in range(1, len(names))]
-            if any(path in parents and f"{path}." != prefix and not prefix.startswith(f"{path}.") for path in outer):
+            is_inside = any(
+                path in parents and f"{path}." != prefix and not prefix.startswith(f"{path}.") for path in outer
+            )
+            if is_inside or (key in owners and self._place_of(self._source[owners[key]]) in siblings):
                 found.append(key)
         return tuple(found)
 
+    @staticmethod
+    def _place_of(unit: Unit) -> Hashable:
+        """What a unit is and where: one too many of these is another network."""
+        return unit.label, unit.path.rpartition(".")[0]
 
-def _prefix(state: State, own: State) -> tuple[str, bool]:
-    """What stands before the keys of one side: (prefix, whether it is the source that has it)."""
-    best, count = ("", True), sum(key in state for key in own)
-    for is_outer, (longer, shorter) in ((True, (state, own)), (False, (own, state))):
-        names = [key.split(".") for key in longer]
-        starts = {".".join(parts[:depth]) + "." for parts in names for depth in (1, 2, 3) if len(parts) > depth}
-        for start in sorted(starts):
-            hits = sum(start + key in longer for key in shorter)
-            if hits > count:
-                best, count = (start, is_outer), hits
-    return best
+
+def _sibling(key: str, last: str) -> str:
+    """The key of another tensor of the same layer."""
+    path = key.rpartition(".")[0]
+    return f"{path}.{last}" if path else last
+
+
+def _role(unit: Unit, key: str) -> str:
+    return next(role for role, keys in unit.keys.items() if key in keys)
 
 
 def _owners(units: Sequence[Unit]) -> dict[str, int]:
@@ -342,38 +385,3 @@ def _coarse(unit: Unit, flow: DataFlow) -> Hashable:
             rest = prod(shape[2:])
         shapes.append((role, rows, rest))
     return tuple(shapes)
-
-
-_ADAPTIONS = {
-    "channels": "the stem, adapted to other input channels",
-    "reshaped": "the same number of values, folded otherwise",
-}
-
-
-def _adapts(source: Unit, target: Unit) -> str | None:
-    """How a source's unit could be made a target's: "channels", "reshaped", or not at all."""
-    if source.shapes.keys() != target.shapes.keys():
-        return None
-    role = ONLY if ONLY in source.shapes else "weight"
-    if any(source.shapes[one] != target.shapes[one] for one in source.shapes if one != role):
-        return None
-    one, other = source.shapes.get(role, ()), target.shapes.get(role, ())
-    if len(one) == len(other) == 4 and one[0] == other[0] and one[2:] == other[2:] and min(one[1], other[1]) <= 4:
-        return "channels" if one[1] == 3 else None
-    if one and other and one[0] == other[0] and prod(one) == prod(other) and {len(one), len(other)} == {2, 4}:
-        return "reshaped"
-    return None
-
-
-def _is_other_head(source: Unit, head: Unit) -> bool:
-    """Whether a unit is a linear layer on the same features as `head`, with another number of outputs."""
-    one, other = _weight_shape(source), _weight_shape(head)
-    return len(one) == len(other) == 2 and one[1] == other[1] and one[0] != other[0]
-
-
-def _weight_shape(unit: Unit) -> Shape:
-    return unit.shapes.get("weight") or unit.shapes.get(ONLY) or ()
-
-
-def _num_rows(unit: Unit) -> int:
-    return _weight_shape(unit)[0]

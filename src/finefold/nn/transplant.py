@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from finefold.errors import ModelError, WeightsError
+from finefold.nn.adapting import lay_values
 from finefold.nn.catalogue import input_shape
 from finefold.nn.cutting import on_device, output_tensors, training_kept
 from finefold.nn.dataflow import watch_flow
-from finefold.nn.layout import CLASSIFIER_REASON, HEAD_REASON, Layout, Placed
+from finefold.nn.layout import CLASSIFIER_REASON, HEAD_REASON, Layout
 from finefold.nn.matching import lay_out
 from finefold.nn.settings import Setting, apply_settings, compare_modules, compare_operations
-from finefold.nn.units import wrapper_prefix
+from finefold.nn.units import holds_weights, wrapper_prefix
 from finefold.nn.weights import State, keeps_order, read_state
 
 TOLERANCE = 1e-4  # of outputs, relative to the largest
@@ -35,12 +36,14 @@ class Proof:
         difference_as_is: the same before the settings were applied.
         compared: "outputs", or "features" where the heads differ.
         shape: of what was compared.
+        idle: tensors of the model that take no part in its output, of which the proof says nothing.
     """
 
     difference: float
     difference_as_is: float
     compared: str
     shape: tuple[int, ...]
+    idle: tuple[str, ...] = ()
 
     @property
     def holds(self) -> bool:
@@ -73,6 +76,10 @@ class Match:
         """Whether both models were run and gave the same."""
         return self.proof is not None and self.proof.holds
 
+    def _is_settled(self, key: str) -> bool:
+        """Whether the proof says that a tensor is where it belongs: it holds, and the tensor takes part in it."""
+        return self.is_proved and self.proof is not None and key not in self.proof.idle
+
     def problems(self) -> list[str]:
         """Why these weights should not be used like this; empty where they can."""
         found = []
@@ -82,11 +89,15 @@ class Match:
             shown = ", ".join(f"`{key}`" for key in layout.unplaced[:3])
             more = f" and {len(layout.unplaced) - 3} more" if len(layout.unplaced) > 3 else ""
             found.append(f"{len(layout.unplaced)} of the model's {num_floats} tensors found no source: {shown}{more}")
-        if layout.misfits and not self.is_proved:
+        if layout.misfits and not self.is_proved and not self.accepted:
             shown = ", ".join(f"`{key}`" for key in layout.misfits[:3])
             found.append(f"{len(layout.misfits)} tensors of the source have no place beside those that do: {shown} ...")
-        if layout.ambiguous and not self.is_proved and not self.accepted:
-            found.append(f"{len(layout.ambiguous)} tensors could as well come from elsewhere")
+        unsure = [one for one in layout.ambiguous if not self._is_settled(one.key)]
+        if unsure and not self.accepted:
+            found.append(f"{len(unsure)} tensors could as well come from elsewhere")
+        folded = [f"`{one.key}`" for one in layout.folded if not self._is_settled(one.key)]
+        if folded and not self.accepted:
+            found.append(f"the values of {', '.join(folded)} are folded otherwise in the source, in an order unknown")
         if self.proof is not None and not self.proof.holds:
             found.append(f"the two models give different {self.proof.compared}, by {self.proof.difference:.3g}")
         return found
@@ -101,7 +112,7 @@ class Match:
         if not problems:
             return
         hint = "use weights of the same architecture, or name another model"
-        if self.layout.ambiguous and len(problems) == 1:
+        if (self.layout.ambiguous or self.layout.folded) and not self.layout.unplaced and len(problems) == 1:
             hint = (
                 "look at them, then accept the best guesses (--accept), or say what goes where in a hint file (--hints)"
             )
@@ -120,10 +131,13 @@ class Match:
         """Loads the values into a model of the target's architecture and applies the settings, in place.
 
         Raises:
-            WeightsError: see `check`.
+            WeightsError: see `check`; also where the model is of another architecture.
             ModelError: a setting is written into the model's code.
         """
         state = self.state()
+        own = {key: tensor.shape for key, tensor in model.state_dict().items()}
+        if own.keys() != self._target.keys() or any(own[key] != state[key].shape for key in state):
+            raise WeightsError("these weights were matched to another model", "match them to this one")
         apply_settings(model, self.settings)
         model.load_state_dict(state, strict=False)
 
@@ -210,42 +224,6 @@ def _prefixed(layout: Layout, prefix: str, odd: set[str]) -> Layout:
     )
 
 
-def lay_values(layout: Layout, source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> State:
-    """The values of the placed tensors, shaped and typed as the target's."""
-    return {one.key: _value(one, source, target[one.key]).to(target[one.key].dtype) for one in layout.placed}
-
-
-def _value(one: Placed, source: Mapping[str, Tensor], own: Tensor) -> Tensor:
-    if one.how == "kept":
-        return own.clone()
-    if one.how == "new":
-        return torch.zeros_like(own)
-    tensors = [source[key].detach() for key in one.sources]
-    if one.how == "joined":
-        return torch.cat(tensors).reshape(own.shape)
-    if one.how.startswith("part"):
-        piece = int(one.how[5]) - 1
-        return tensors[0].chunk(3)[piece].reshape(own.shape).clone()
-    if one.how == "channels":
-        return _adapt_channels(tensors[0], own.shape[1])
-    return tensors[0].reshape(own.shape).clone()
-
-
-def _adapt_channels(weight_OCHW: Tensor, channels: int) -> Tensor:
-    """A first convolution's weight for other input channels, so that its sums keep their size.
-
-    One channel gets the sum of the three: a grey image then gives what its three equal channels gave. More get the
-    three in turn, scaled by 3 / channels.
-
-    References:
-        timm, adapt_input_conv, which does the same.
-    """
-    if channels == 1:
-        return weight_OCHW.sum(dim=1, keepdim=True)
-    repeats = -(-channels // weight_OCHW.shape[1])
-    return weight_OCHW.repeat(1, repeats, 1, 1)[:, :channels] * (weight_OCHW.shape[1] / channels)
-
-
 def _find_settings(source_model: nn.Module, model: nn.Module, layout: Layout) -> tuple[Setting, ...]:
     images, source_images = _inputs(source_model, model)
     keys = {source: one.key for one in layout.placed for source in one.sources}
@@ -303,7 +281,9 @@ def _prove(
         adapted = deepcopy(model)
         apply_settings(adapted, settings)
         after = _difference(_run(adapted, values, images, heads), expected)
-    return Proof(after, as_is, "features" if heads or source_heads else "outputs", tuple(expected.shape))
+    used = watch_flow(model, on_device(model, images)).before
+    idle = tuple(key for key, tensor in own.items() if holds_weights(tensor) and key not in used)
+    return Proof(after, as_is, "features" if heads or source_heads else "outputs", tuple(expected.shape), idle)
 
 
 def _lively_run(model: nn.Module, state: State, images_BCHW: Tensor, heads: set[str]) -> tuple[State, Tensor]:

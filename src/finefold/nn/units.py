@@ -70,6 +70,16 @@ class Unit:
         return len(next(iter(self.keys.values())))
 
 
+def holds_weights(tensor: Tensor) -> bool:
+    """Whether a tensor is of numbers that training changes or measures, and not of indices or counts."""
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+def says_its_role(key: str) -> bool:
+    """Whether a key's last name says what the tensor is to its layer."""
+    return key.rpartition(".")[2] in _ROLES
+
+
 def plain_shape(shape: Sequence[int]) -> Shape:
     """A shape without trailing ones: a 1x1 convolution's weight looks like a linear layer's."""
     plain = tuple(shape)
@@ -81,7 +91,7 @@ def plain_shape(shape: Sequence[int]) -> Shape:
 def find_units(state: Mapping[str, Tensor], keys: Iterable[str]) -> list[Unit]:
     """The units of a state's keys, in the order given; integer tensors and batch counters are left out."""
     found: dict[str, dict[str, str]] = {}
-    chosen = [key for key in keys if state[key].is_floating_point() and not key.endswith(COUNTER)]
+    chosen = [key for key in keys if holds_weights(state[key]) and not key.endswith(COUNTER)]
     parents = {key.rpartition(".")[0] for key in chosen if key.endswith((".beta", ".bias"))}
     for key in chosen:
         path, role = _place(key, parents)
@@ -163,13 +173,36 @@ def wrapper_prefix(keys: Iterable[str]) -> str:
         prefix = longer
 
 
+def common_prefixes(source: Iterable[str], target: Iterable[str]) -> tuple[list[str], bool]:
+    """What stands before the keys of one side where the other has none, and whether it is the source that has it.
+
+    Several where they do equally well, as `student.` and `teacher.` do.
+    """
+    sides = (list(source), list(target))
+    best, count = ([""], True), len(set(sides[0]) & set(sides[1]))
+    for is_outer, (longer, shorter) in ((True, sides), (False, sides[::-1])):
+        known = set(longer)
+        names = [key.split(".") for key in longer]
+        starts = {".".join(parts[:depth]) + "." for parts in names for depth in (1, 2, 3) if len(parts) > depth}
+        for start in sorted(starts):
+            hits = sum(start + key in known for key in shorter)
+            if hits > count:
+                best, count = ([start], is_outer), hits
+            elif hits == count and hits and best[1] == is_outer and best[0] != [""]:
+                best[0].append(start)
+    return best
+
+
 def is_grouped(keys: Sequence[str]) -> bool:
-    """Whether the keys of every module stand together, as in the order in which a model defines them."""
+    """Whether the keys of every part stand together, as in the order in which a model defines them.
+
+    The tensors of one layer need not: some files have all weights of query, key and value before all biases.
+    """
     seen: set[str] = set()
     here: set[str] = set()
     for key in keys:
         names = key.split(".")
-        parents = {".".join(names[:length]) for length in range(1, len(names))}
+        parents = {".".join(names[:length]) for length in range(1, len(names) - 1)}
         if (parents - here) & seen:
             return False
         seen |= parents

@@ -113,14 +113,16 @@ def input_shape(model: nn.Module) -> tuple[int, int, int]:
     config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
     if config and config.get("input_size"):
         channels, height, width = (int(size) for size in config["input_size"])
-        return (convolutions[0].in_channels if convolutions else channels), height, width
+        taken = convolutions[0].in_channels if convolutions else channels
+        is_folded = taken in (4 * channels, 16 * channels)  # pixels are folded into channels before they are convolved
+        return (channels if is_folded else taken), height, width
     image_size = getattr(model, "image_size", None)  # torchvision's vision transformers
     if isinstance(image_size, int):
         height = width = image_size
     if type(model).__name__ == "Inception3":
         height = width = 299
-    taken = {module.in_channels for module in convolutions}  # whichever was defined first, a stem takes few channels
-    return (channels if channels in taken or not taken else min(taken)), height, width
+    found = {module.in_channels for module in convolutions}  # whichever was defined first, a stem takes few channels
+    return (channels if channels in found or not found else min(found)), height, width
 
 
 def example_images(model: nn.Module, *, count: int = 1) -> Tensor:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,9 +17,12 @@ from torch import Tensor, fx, nn
 
 from finefold.errors import ModelError
 from finefold.nn.catalogue import example_images
-from finefold.nn.tracing import Trace, Untraceable, open_chain, trace_model
+from finefold.nn.tracing import Trace, Untraceable, attributes_kept, open_chain, trace_model
 
 _TOLERANCE = 1e-5
+_GRADIENT_TOLERANCE = 1e-3  # sums over many pixels, in another order
+_LARGER_PX = 32
+_TRAINING_TRACES = 6
 
 
 @dataclass(frozen=True)
@@ -106,16 +110,23 @@ def find_cuts(model: nn.Module, *, example: Tensor | None = None) -> Chain:
         model: takes images [B, C, H, W]; its parameters are not touched.
         example: images to run it on once; a random one of the model's own size by default.
     """
+    images_BCHW = on_device(model, example_images(model) if example is None else example)
     try:
         with training_kept(model):
             model.eval()
             opened = open_chain(model)
             trace = trace_model(model, opened)
             model.train()
-            if _shape_of(trace_model(model, opened)) != _shape_of(trace):
-                return Chain((), "its own code does something else in training than in evaluation")
+            for _ in range(_TRAINING_TRACES):  # code that rolls dice in training is seen to, nearly always
+                if _shape_of(trace_model(model, opened)) != _shape_of(trace):
+                    return Chain((), "its own code does something else in training than in evaluation")
+        with training_kept(model), attributes_kept(model):
             model.eval()
-            shapes = _run(model, trace, on_device(model, example_images(model) if example is None else example))
+            reason = _why_not_as_followed(model, trace, images_BCHW)
+            if reason:
+                return Chain((), reason)
+            with torch.no_grad():
+                shapes = _run(model, trace, images_BCHW)
     except (Untraceable, ModelError) as reason:
         return Chain((), str(getattr(reason, "message", reason)))
     cuts = tuple(_named(trace, node, shape) for node, shape in shapes.items())
@@ -140,8 +151,8 @@ def cut(model: nn.Module, at: str | int, *, example: Tensor | None = None) -> Cu
     point = chain.point(at)
     assert chain._trace is not None
     node = chain._trace.nodes[point.index]
-    prefix = _module(model, _prefix_graph(chain._trace, node), "Prefix")
-    tail = _module(model, _tail_graph(chain._trace, node), "Tail")
+    prefix = _module(model, chain._trace, _prefix_graph(chain._trace, node), "Prefix")
+    tail = _module(model, chain._trace, _tail_graph(chain._trace, node), "Tail")
     made = Cut(prefix, tail, point)
     _prove(model, made, on_device(model, example_images(model) if example is None else example))
     return made
@@ -161,16 +172,90 @@ def _run(model: nn.Module, trace: Trace, images_BCHW: Tensor) -> dict[fx.Node, t
     for node in trace.nodes[: trace.place[crossings[-1]] + 1]:
         copies[node]
     graph.output(tuple(copies[node] for node in crossings))
-    with torch.no_grad():
-        try:
-            model(images_BCHW)  # before the trace, for its own error is the clearer one
-        except Exception as reason:
-            raise does_not_run(images_BCHW, reason) from reason
-        values = _module(model, graph, "Crossings")(images_BCHW)
+    values = _module(model, trace, graph, "Crossings")(images_BCHW.clone())
     is_tensor = [isinstance(value, Tensor) and value.ndim > 0 for value in values]
     return {
         node: tuple(value.shape[1:]) for node, value, is_one in zip(crossings, values, is_tensor, strict=True) if is_one
     }
+
+
+def _why_not_as_followed(model: nn.Module, trace: Trace, images_BCHW: Tensor) -> str | None:
+    """Why the code as it was followed is not what the model does: tried on other batches and sizes; None where it is.
+
+    Raises:
+        ModelError: the model does not run on the images.
+    """
+    followed = _module(model, trace, _whole_graph(trace), "Followed")
+    versions = {name: tensor._version for name, tensor in _tensors_of(model)}
+    for number, batch_BCHW in enumerate(_other_batches(images_BCHW)):
+        with_gradients = number == 0
+        try:
+            whole = _run_once(model, batch_BCHW, with_gradients)
+        except Exception as reason:
+            if number == 0:
+                raise does_not_run(batch_BCHW, reason) from reason
+            continue  # another size or batch is not for every model
+        if any(tensor._version != versions.get(name) for name, tensor in _tensors_of(model)):
+            return "it writes into its own parameters or buffers while it evaluates"
+        try:
+            again = _run_once(followed, batch_BCHW, with_gradients)
+        except Exception as reason:  # what the followed code does with a tensor in place of a stand-in
+            return f"its code cannot be followed ({type(reason).__name__})"
+        if not are_close(whole, again, tolerance=_TOLERANCE):
+            return "its code decides by what its inputs are, which following it cannot show"
+        if with_gradients and not _have_equal_gradients(model, whole, again):
+            return "its code changes gradients on their way back, which following it cannot show"
+    return None
+
+
+def _run_once(model: nn.Module, images_BCHW: Tensor, with_gradients: bool) -> Any:
+    with torch.set_grad_enabled(with_gradients):
+        return model(images_BCHW.clone())
+
+
+def _have_equal_gradients(model: nn.Module, output: Any, again: Any) -> bool:
+    """Whether two outputs of the same parameters give them the same gradients."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not parameters:
+        return True
+    found = []
+    for value in (output, again):
+        tensors = [one for one in output_tensors(value) if one.requires_grad]
+        weights = [torch.linspace(-1, 1, max(1, one.numel())).to(one).reshape(one.shape) for one in tensors]
+        gradients: tuple[Tensor | None, ...] = (None,) * len(parameters)
+        if tensors:
+            gradients = torch.autograd.grad(tensors, parameters, weights, allow_unused=True)
+        found.append(gradients)
+    return all(
+        (one is None) == (other is None)
+        and (one is None or other is None or is_close(one, other, tolerance=_GRADIENT_TOLERANCE))
+        for one, other in zip(*found, strict=True)
+    )
+
+
+def _tensors_of(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from model.named_parameters()
+    yield from model.named_buffers()
+
+
+def _other_batches(images_BCHW: Tensor) -> Iterator[Tensor]:
+    """The images, one of them, twice as many, and larger ones: code may look at any of it."""
+    yield images_BCHW
+    yield images_BCHW[:1]
+    yield torch.cat([images_BCHW, images_BCHW.flip(-1)])
+    if images_BCHW.ndim == 4:
+        yield nn.functional.pad(images_BCHW[:1], (0, _LARGER_PX, 0, _LARGER_PX))
+
+
+def _whole_graph(trace: Trace) -> fx.Graph:
+    graph = fx.Graph()
+    copies = _Copies(graph)
+    for node in trace.nodes:
+        if node.op == "output":
+            graph.output(fx.node.map_arg(node.args[0], copies.__getitem__))
+        else:
+            copies[node]
+    return graph
 
 
 def _named(trace: Trace, node: fx.Node, shape: tuple[int, ...]) -> CutPoint:
@@ -180,7 +265,8 @@ def _named(trace: Trace, node: fx.Node, shape: tuple[int, ...]) -> CutPoint:
     paths = sorted(ended, key=lambda path: path.count("."))
     if called and sum(str(other.target) == called[0] for other in trace.nodes) > 1:
         paths = []  # a module that is called twice does not say where
-    return CutPoint(paths[0] if paths else node.name, tuple(paths), trace.place[node], shape)
+    function = f"{node.name}()" if node.name in trace.ends else node.name  # a module may be called like it
+    return CutPoint(paths[0] if paths else function, tuple(paths), trace.place[node], shape)
 
 
 def _shape_of(trace: Trace) -> list[tuple[str, str, str]]:
@@ -223,31 +309,52 @@ class _Copies(dict[fx.Node, fx.Node]):
         return self[node]
 
 
-def _module(model: nn.Module, graph: fx.Graph, name: str) -> nn.Module:
-    made = fx.GraphModule(model, graph, name)
+def _module(model: nn.Module, trace: Trace, graph: fx.Graph, name: str) -> nn.Module:
+    targets = {str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")}
+    made = fx.GraphModule({target: trace.parts[target] for target in targets}, graph, name)
     made.training = model.training  # and not .train(): its modules are the model's own, frozen ones among them
+    buffers = targets & {buffer for buffer, _ in model.named_buffers()}
+    if buffers:
+        made.register_forward_pre_hook(partial(_take_buffers, model, sorted(buffers)))
     return made
+
+
+def _take_buffers(model: nn.Module, names: list[str], part: nn.Module, _: Any) -> None:
+    """Gives a part the model's buffers of now: moving a model to another device or type makes them anew."""
+    for name in names:
+        path, _, last = name.rpartition(".")
+        part.get_submodule(path)._buffers[last] = model.get_buffer(name)
 
 
 def _prove(model: nn.Module, made: Cut, images_BCHW: Tensor) -> None:
     with training_kept(model, made.prefix, made.tail), torch.no_grad():
         for part in (model, made.prefix, made.tail):
             part.eval()
-        whole = model(images_BCHW)
-        again = made.tail(made.prefix(images_BCHW))
-    for one, other in zip(output_tensors(whole), output_tensors(again), strict=True):
-        if not is_close(one, other, tolerance=_TOLERANCE):
-            raise ModelError(
-                f"cut at `{made.at.name}`, prefix and tail do not give what the model gives", "use the whole model"
-            )
+        whole = model(images_BCHW.clone())
+        crossing = made.prefix(images_BCHW.clone())
+        made.prefix(images_BCHW.flip(0, -1) + 1)  # nothing of the images may reach the tail behind the tensor's back
+        again = made.tail(crossing)
+    if not are_close(whole, again, tolerance=_TOLERANCE):
+        raise ModelError(
+            f"cut at `{made.at.name}`, prefix and tail do not give what the model gives", "use the whole model"
+        )
+
+
+def are_close(one: Any, other: Any, *, tolerance: float) -> bool:
+    """Whether two outputs, tensors or several of them, are close."""
+    ones, others = list(output_tensors(one)), list(output_tensors(other))
+    return len(ones) == len(others) and all(map(partial(is_close, tolerance=tolerance), ones, others))
 
 
 def is_close(one: Tensor, other: Tensor, *, tolerance: float) -> bool:
-    """Whether two tensors of one shape differ by at most `tolerance` times the larger of 1 and their largest value."""
-    if one.shape != other.shape:
+    """Whether two tensors of one shape differ by at most `tolerance` times their largest finite value."""
+    if one.shape != other.shape or one.dtype != other.dtype:
         return False
-    scale = max(1.0, float(one.nan_to_num().abs().max())) if one.numel() else 1.0
-    return torch.allclose(one.double(), other.double(), rtol=0, atol=tolerance * scale, equal_nan=True)
+    plain, again = (torch.view_as_real(part) if part.is_complex() else part for part in (one, other))
+    plain, again = plain.detach().double(), again.detach().double()
+    finite = plain[plain.isfinite()].abs()
+    scale = float(finite.max()) if finite.numel() else 0.0
+    return torch.allclose(plain, again, rtol=0, atol=tolerance * scale, equal_nan=True)
 
 
 @contextmanager

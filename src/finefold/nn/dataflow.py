@@ -31,6 +31,12 @@ _TELLING = {
     "elu": "ELU",
     "leaky_relu": "LeakyReLU",
     "mish": "Mish",
+    "celu": "CELU",
+    "selu": "SELU",
+    "softplus": "Softplus",
+    "softshrink": "Softshrink",
+    "hardshrink": "Hardshrink",
+    "log_sigmoid_forward": "LogSigmoid",
     "max_pool2d_with_indices": "MaxPool2d",
     "avg_pool2d": "AvgPool2d",
 }
@@ -104,7 +110,7 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = func(*args, **(kwargs or {}))
         if tags:
             tag = self._follow(tags)
-            self._note(func, args, tag)
+            self._note(func, (*args, *(kwargs or {}).values()), tag)
             for one in tree_leaves(result):
                 if isinstance(one, Tensor):
                     self._alive.append(one)

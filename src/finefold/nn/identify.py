@@ -1,6 +1,6 @@
 """Which model a state dict is of: the one whose own keys and shapes are the same."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -14,6 +14,7 @@ from finefold.nn.catalogue import TORCHVISION, build_model, timm_library, torchv
 from finefold.nn.units import COUNTER, wrapper_prefix
 
 _NEAR_TIMM = 12  # names of timm near the hint that are tried
+_NEAR_TORCHVISION = 5
 
 
 class _Shells(TorchFunctionMode):
@@ -39,11 +40,29 @@ class Identified:
     model: nn.Module
 
 
-def identify_model(state: Mapping[str, Tensor], like: str) -> Identified | None:
-    """The timm or torchvision model that a state dict is of, built with random weights; None where it is of none.
+def identify_model(state: Mapping[str, Tensor], like: str, *, is_likely: bool = False) -> Identified | None:
+    """The timm or torchvision model that a state dict is of, with random weights; None where that cannot be told.
 
-    torchvision's models are all tried, timm's whose names are near to `like`. Another number of classes and
-    a wrapper's prefix are allowed for.
+    Args:
+        state: the tensors.
+        like: see `models_like`.
+        is_likely: whether `like` is what the state is called, and so decides between models of the same keys.
+    """
+    found = models_like(state, like)
+    if is_likely and like in found:
+        found = {like: found[like]}
+    if len(found) != 1:
+        return None
+    name, num_classes = next(iter(found.items()))
+    return Identified(name, build_model(name, num_classes=num_classes))
+
+
+def models_like(state: Mapping[str, Tensor], like: str) -> dict[str, int]:
+    """The models that have exactly the keys and shapes of a state dict, and its number of classes.
+
+    torchvision's models are all tried, timm's whose names are near to `like`. Another number of classes and a
+    wrapper's prefix are allowed for. One of torchvision's is taken alone; of timm's, several may have the same keys
+    and compute otherwise (`tf_efficientnet_b0` pads as TensorFlow does).
 
     Args:
         state: the tensors.
@@ -51,21 +70,20 @@ def identify_model(state: Mapping[str, Tensor], like: str) -> Identified | None:
     """
     prefix = wrapper_prefix(state)
     shapes = {key.removeprefix(prefix): shape for key, shape in _shapes(state).items()}
-    for name in _names(like):
-        num_classes = _is_of(name, shapes)
-        if num_classes is not None:
-            return Identified(name, build_model(name, num_classes=num_classes))
-    return None
+    for names in _names(like):
+        found = {name: size for name in names if (size := _is_of(name, shapes)) is not None}
+        if found:
+            return found
+    return {}
 
 
-def _names(like: str) -> Iterator[str]:
+def _names(like: str) -> tuple[list[str], list[str], list[str]]:
+    """torchvision's names nearest to a hint, timm's near ones, the rest of torchvision's."""
     plain = like.removeprefix(TORCHVISION)
     known = torchvision_names()
-    near = get_close_matches(plain, known, n=len(known), cutoff=0.0)
+    near = [TORCHVISION + name for name in get_close_matches(plain, known, n=len(known), cutoff=0.0)]
     timm_near = get_close_matches(plain, timm_library().list_models(), n=_NEAR_TIMM, cutoff=0.3)
-    yield from (TORCHVISION + name for name in near[:5])
-    yield from timm_near
-    yield from (TORCHVISION + name for name in near[5:])
+    return near[:_NEAR_TORCHVISION], timm_near, near[_NEAR_TORCHVISION:]
 
 
 def _is_of(name: str, shapes: Mapping[str, tuple[int, ...]]) -> int | None:

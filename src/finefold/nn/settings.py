@@ -141,8 +141,8 @@ def apply_settings(model: nn.Module, settings: Sequence[Setting]) -> None:
         module = model.get_submodule(setting.module)
         if setting.name == ACTIVATION:
             _replace(model, setting.module, _operation(setting, module))
-        elif isinstance(module, nn.Conv2d) and setting.name == "padding":
-            _replace(model, setting.module, _convolution(module, setting.source))
+        elif isinstance(module, nn.Conv2d) and setting.name in _CONV:
+            _replace(model, setting.module, _convolution(module, {setting.name: setting.source}))
         elif setting.name == _ATTENTION:
             _set_heads(module, int(setting.source))
         else:
@@ -167,21 +167,20 @@ def _operation(setting: Setting, module: nn.Module) -> nn.Module:
     return made
 
 
-def _convolution(module: nn.Conv2d, padding: Any) -> nn.Conv2d:
-    """The same convolution with another padding."""
+def _convolution(module: nn.Conv2d, changes: Mapping[str, Any]) -> nn.Conv2d:
+    """The same convolution with other hyperparameters."""
     from timm.layers import Conv2dSame
 
-    kind: Any = Conv2dSame if padding == SAME else nn.Conv2d
-    made: nn.Conv2d = kind(
-        module.in_channels,
-        module.out_channels,
-        module.kernel_size,
-        module.stride,
-        0 if padding == SAME else padding,
-        module.dilation,
-        module.groups,
-        module.bias is not None,
-    )
+    values = {name: getattr(module, name) for name in _CONV}
+    if isinstance(module, Conv2dSame):
+        values["padding"] = SAME
+    values |= changes
+    kind: Any = nn.Conv2d
+    if values["padding"] == SAME:
+        kind, values["padding"] = Conv2dSame, 0
+        values.pop("padding_mode")
+    has_bias = module.bias is not None
+    made: nn.Conv2d = kind(module.in_channels, module.out_channels, module.kernel_size, bias=has_bias, **values)
     made.weight, made.bias = module.weight, module.bias
     return made
 

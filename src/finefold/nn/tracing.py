@@ -3,7 +3,9 @@
 Its modules are links that are not looked into, but for those that are chains of larger parts themselves.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +16,16 @@ _ROOT = "model"
 
 @dataclass(frozen=True)
 class Trace:
-    """A traced model: nodes in order, which module ends at which node, and what depends on no image."""
+    """A traced model: nodes in order, which module ends at which node, what depends on no image, and what is called.
+
+    `parts` has the model's own modules, parameters and buffers under their names, and constants of its code.
+    """
 
     nodes: tuple[fx.Node, ...]
     ends: dict[str, fx.Node]
     place: dict[fx.Node, int]
     static: frozenset[fx.Node]
+    parts: dict[str, Any]
 
     def crossings(self) -> list[fx.Node]:
         """The nodes after which nothing else is still needed."""
@@ -40,6 +46,8 @@ class Trace:
 class _Opener(fx.Tracer):
     """Traces through the modules in `opened`, and calls every other one as a whole."""
 
+    proxy_buffer_attributes = True  # what is computed from a buffer follows when the buffer changes
+
     def __init__(self, opened: set[str]) -> None:
         super().__init__(param_shapes_constant=True)
         self.opened = {_ROOT, *(f"{_ROOT}.{path}" for path in opened)}
@@ -47,6 +55,15 @@ class _Opener(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002
         return module_qualified_name not in self.opened
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """Shapes are constants for parameters only: torch refuses them for buffers."""
+        is_buffer = isinstance(attr_val, Tensor) and not isinstance(attr_val, nn.Parameter)
+        self.param_shapes_constant = not is_buffer
+        try:
+            return super().getattr(attr, attr_val, parameter_proxy_cache)
+        finally:
+            self.param_shapes_constant = True
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         result = super().call_module(m, forward, args, kwargs)
@@ -75,15 +92,19 @@ def trace_model(model: nn.Module, opened: set[str]) -> Trace:
     Raises:
         Untraceable: its code decides by what is in the tensors.
     """
-    tracer = _Opener(opened)
+    tracer, root = _Opener(opened), _One(model)
     try:
-        graph = tracer.trace(_One(model))
+        with attributes_kept(model):
+            graph = tracer.trace(root)
     except Exception as reason:  # whatever a model's code does with a stand-in instead of a tensor
         text = (str(reason).splitlines() or [""])[0]
         raise Untraceable(f"its code cannot be followed ({type(reason).__name__}: {text[:120]})") from reason
+    parts: dict[str, Any] = {}
     for node in graph.nodes:
         if node.op in ("call_module", "get_attr"):
-            node.target = str(node.target).removeprefix(f"{_ROOT}.")
+            whole = str(node.target)
+            node.target = whole.removeprefix(f"{_ROOT}.")
+            parts[node.target] = _part(root, whole)
     nodes = tuple(graph.nodes)
     ends = {
         path.removeprefix(f"{_ROOT}."): result.node
@@ -95,7 +116,39 @@ def trace_model(model: nn.Module, opened: set[str]) -> Trace:
         inputs = node.all_input_nodes
         if node.op == "get_attr" or (node.op.startswith("call") and inputs and all(one in static for one in inputs)):
             static.add(node)
-    return Trace(nodes, ends, {node: number for number, node in enumerate(nodes)}, frozenset(static))
+    return Trace(nodes, ends, {node: number for number, node in enumerate(nodes)}, frozenset(static), parts)
+
+
+@contextmanager
+def attributes_kept(model: nn.Module) -> Iterator[None]:
+    """After the block, every module has the attributes that it had: code that is followed may leave stand-ins."""
+    before = {
+        module: (dict(module.__dict__), {name: copy(value) for name, value in module.__dict__.items() if _holds(value)})
+        for module in model.modules()
+    }
+    try:
+        yield
+    finally:
+        for module, (attributes, contents) in before.items():
+            module.__dict__.clear()
+            module.__dict__.update(attributes)
+            for name, content in contents.items():
+                value = module.__dict__[name]
+                value.clear()
+                value.extend(content) if isinstance(value, list) else value.update(content)
+
+
+def _holds(value: Any) -> bool:
+    """Whether an attribute is a plain container, whose content is kept too."""
+    return type(value) in (dict, list, set)
+
+
+def _part(root: nn.Module, path: str) -> Any:
+    """A module, parameter, buffer or constant by its path."""
+    found: Any = root
+    for name in path.split("."):
+        found = getattr(found, name)
+    return found
 
 
 def open_chain(model: nn.Module) -> set[str]:
@@ -136,6 +189,8 @@ def _verdict(model: nn.Module, opened: set[str], path: str) -> bool | None:
         return None
     cuts = {str(node.target) for node in trace.crossings() if node.op == "call_module"}
     larger = [inner for inner in inside if num_parts(model, inner) > 1]
+    if cuts.intersection(inside) and num_parts(model, path) == num_parts(model, ""):  # the model only calls this one
+        return True
     if any(inner in cuts for inner in larger):
         return True
     if larger:

@@ -1,6 +1,7 @@
 """Weights of one model on another: found a place for, laid there, and proved by running both."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from finefold.nn.units import holds_weights, wrapper_prefix
 from finefold.nn.weights import State, keeps_order, read_state
 
 TOLERANCE = 1e-4  # of outputs, relative to the largest
+_TINY = 1e-2  # a tensor with no larger value is made anew for the proof
 _LIVELY = (
     1e-4  # outputs for two images must differ by this much, relative to the largest, or equal outputs prove nothing
 )
@@ -198,6 +200,8 @@ def match_weights(
     if source_model is not None and layout.unplaced:
         unproved = "not every tensor found a source"
     elif source_model is not None:
+        if not names_fit and not source_model.state_dict().keys() <= state.keys():
+            raise WeightsError("the weights are not of the model that was said", "name another --source-model")
         try:
             settings = _find_settings(source_model, model, layout)
             proof, unproved = _prove(source_model, state, model, layout, settings), ""
@@ -277,8 +281,8 @@ def _prove(
     values = {**own, **lay_values(layout, lively, own)}
     as_is = _difference(_run(model, values, images, heads), expected)
     after = as_is
-    if settings:
-        adapted = deepcopy(model)
+    adapted = deepcopy(model)
+    with suppress(ModelError):  # a setting that only the model's code can change: then the outputs stay different
         apply_settings(adapted, settings)
         after = _difference(_run(adapted, values, images, heads), expected)
     used = watch_flow(model, on_device(model, images)).before
@@ -327,13 +331,15 @@ def _fill_running_statistics(model: nn.Module, state: State, images_BCHW: Tensor
 
 
 def _lively(state: State) -> State:
-    """The state with random values in place of constant ones: a layer scaled by 0 would hide what comes before it."""
+    """The state with random values for constant or tiny ones: a layer scaled by 0 hides what comes before it."""
     rng = torch.Generator().manual_seed(0)
     found = {}
     for key, tensor in state.items():
-        if tensor.is_floating_point() and tensor.numel() and bool((tensor == tensor.reshape(-1)[0]).all()):
+        if tensor.is_floating_point() and tensor.numel():
             level = float(tensor.reshape(-1)[0])
-            tensor = (level if abs(level) > 1e-3 else 0.0) + 0.1 * torch.randn(tensor.shape, generator=rng)
+            is_tiny = float(tensor.abs().max()) < _TINY
+            if is_tiny or bool((tensor == level).all()):
+                tensor = (0.0 if is_tiny else level) + 0.1 * torch.randn(tensor.shape, generator=rng)
         found[key] = tensor.clone()
     return found
 

@@ -16,18 +16,7 @@ Label = tuple[tuple[str, Shape], ...]
 
 COUNTER = "num_batches_tracked"
 ONLY = "only"
-_WRAPPERS = {
-    "module",
-    "model",
-    "backbone",
-    "net",
-    "network",
-    "_orig_mod",
-    "base_model",
-    "encoder",
-    "student",
-    "teacher",
-}
+_WRAPPERS = {"module", "model", "backbone", "net", "network", "_orig_mod", "base_model", "student", "teacher"}
 _WRAPPED_SHARE = 0.9  # of the keys that must have such a name in front
 _ROLES = {
     "weight": "weight",

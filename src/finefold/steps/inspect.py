@@ -157,7 +157,7 @@ def _file_subject(path: Path, progress: Progress) -> _Subject:
         try:
             backbone = Backbone.read(path)
         except WeightsError:
-            found = identify_model(state, _hint(path))
+            found = identify_model(state, _hint(path), is_likely=True)
         else:
             return _Subject(f"backbone {backbone.name}", str(path), backbone.build().network, backbone.preprocessing)
     if found is None:

@@ -12,7 +12,7 @@ from finefold.errors import UsageError, WeightsError
 from finefold.nn.catalogue import build_model, find_name, is_name
 from finefold.nn.devices import set_threads
 from finefold.nn.finding import SUFFIXES, WeightsFile, list_weights, local_weights
-from finefold.nn.identify import identify_model
+from finefold.nn.identify import models_like
 from finefold.nn.transplant import Match, match_weights
 from finefold.nn.weights import read_state, state_hash, write_weights
 from finefold.steps.progress import SILENT, Progress
@@ -162,8 +162,12 @@ def _source(source: str | Path, target: str, source_name: str | None, download: 
         if source_name is not None:
             known = build_model(source_name, num_classes=_num_rows(state, source_name))
             return _Source(path, known, source_name, str(path))
-        found = identify_model(state, target)
-        return _Source(path, found.model if found else None, found.name if found else "", str(path))
+        names = models_like(state, target)
+        if len(names) == 1:
+            name, size = next(iter(names.items()))
+            return _Source(path, build_model(name, num_classes=size), name, str(path))
+        doubt = f" (of one of {', '.join(names)}; --source-model says which, for a proof)" if names else ""
+        return _Source(path, None, "", f"{path}{doubt}")
     name = str(source)
     model = build_model(name, pretrained=download)
     local = None if download else local_weights(name)

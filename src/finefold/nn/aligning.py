@@ -242,10 +242,16 @@ class Aligner:
         our_names, their_names = _short_names(ours), _short_names(theirs)
         likeness = np.array([[name_likeness(one, other) for other in their_names] for one in our_names])
         found = {"name": _NAMES * likeness + _SAME_WORDS * (likeness == 1)}
-        our_ranks, their_ranks = _number_ranks(ours), _number_ranks(theirs)
-        if our_ranks is not None and their_ranks is not None:
-            found["number"] = _NUMBERS * np.equal.outer(our_ranks, their_ranks)
-        found["same number"] = _SAME_NUMBER * _same_numbers(our_names, their_names, likeness)
+        same_number = _same_numbers(our_names, their_names, likeness)
+        (our_ranks, are_ours_one), (their_ranks, are_theirs_one) = _number_ranks(ours), _number_ranks(theirs)
+        same_rank = np.equal.outer(our_ranks, their_ranks)
+        if not (are_ours_one and are_theirs_one):
+            same_rank &= likeness >= _ALIKE
+        if len(ours) == len(theirs):
+            found["number"] = _NUMBERS * same_rank
+            if (same_number > same_rank).any():  # counted from another number
+                same_number = np.zeros_like(same_number)
+        found["same number"] = _SAME_NUMBER * same_number
         trust = self._trust(scope)
         if trust:
             found["neighbours"] = _NEIGHBOURS * trust * self._neighbours(ours, theirs, scope)
@@ -347,12 +353,16 @@ def _without(name: str, words: set[str]) -> str:
     return "_".join([*(word for word in own if word not in words), *map(str, numbers)])
 
 
-def _number_ranks(elements: Sequence[_Element]) -> NDArray[np.int64] | None:
-    """Ranks by the numbers in the names, where nothing but numbers tells the names apart; else None."""
+def _number_ranks(elements: Sequence[_Element]) -> tuple[NDArray[np.int64], bool]:
+    """Ranks by the numbers in the names among those of the same words, -1 where they do not tell; whether all are."""
     parsed = [words_and_numbers(element.path) for element in elements]
-    if len({words for words, _ in parsed}) > 1 or len({numbers for _, numbers in parsed}) < len(parsed):
-        return None
-    return np.array(natural_order([element.path for element in elements]))
+    order = natural_order([element.path for element in elements])
+    ranks = []
+    for place, (words, _) in enumerate(parsed):
+        alike = [other for other in range(len(parsed)) if parsed[other][0] == words]
+        is_told = len({parsed[other][1] for other in alike}) == len(alike)
+        ranks.append(sorted(order[other] for other in alike).index(order[place]) if is_told else -1 - place)
+    return np.array(ranks), len({words for words, _ in parsed}) == 1
 
 
 def _ranks(values: Sequence[int]) -> NDArray[np.int64]:

@@ -327,7 +327,7 @@ def _take_buffers(model: nn.Module, names: list[str], part: nn.Module, _: Any) -
 
 
 def _prove(model: nn.Module, made: Cut, images_BCHW: Tensor) -> None:
-    with training_kept(model, made.prefix, made.tail), torch.no_grad():
+    with training_kept(model, made.prefix, made.tail), attributes_kept(model), torch.no_grad():
         for part in (model, made.prefix, made.tail):
             part.eval()
         whole = model(images_BCHW.clone())

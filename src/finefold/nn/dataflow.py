@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from finefold.nn.cutting import does_not_run, training_kept
 from finefold.nn.measuring import plain_attention
+from finefold.nn.tracing import attributes_kept
 
 # operations without parameters that change what a model computes, and can differ between two ports of it
 _TELLING = {
@@ -96,6 +97,7 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self._alive: list[Any] = [images_BCHW]  # a tensor that is gone would lend its id to another
         self.tags: dict[int, _Tag] = {id(images_BCHW): _Tag(True, frozenset())}
+        self._places = {key: place for place, key in enumerate(state)}
         for key, tensor in state.items():
             before = self.tags.get(id(tensor), _Tag(False, frozenset()))
             self.tags[id(tensor)] = _Tag(False, before.keys | {key})
@@ -110,6 +112,8 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = func(*args, **(kwargs or {}))
         if tags:
             tag = self._follow(tags)
+            if func._schema.is_mutable and inputs[0]._is_view():
+                self._write_through(inputs[0], tag)
             self._note(func, (*args, *(kwargs or {}).values()), tag)
             for one in tree_leaves(result):
                 if isinstance(one, Tensor):
@@ -117,12 +121,20 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     self.tags[id(one)] = tag
         return result
 
+    def _write_through(self, view: Tensor, tag: _Tag) -> None:
+        """What is written into a part of a tensor is in the whole."""
+        storage = view.untyped_storage()._cdata
+        for other in self._alive:
+            if isinstance(other, Tensor) and other.untyped_storage()._cdata == storage:
+                before = self.tags.get(id(other), _Tag(tag.is_data, frozenset()))
+                self.tags[id(other)] = _Tag(before.is_data or tag.is_data, before.keys | tag.keys)
+
     def _follow(self, tags: list[_Tag]) -> _Tag:
         reached = frozenset[str]().union(*(tag.keys for tag in tags if tag.is_data))
         own = frozenset[str]().union(*(tag.keys for tag in tags if not tag.is_data))
         if not any(tag.is_data for tag in tags):
             return _Tag(False, own)
-        for key in own:
+        for key in sorted(own, key=self._places.__getitem__):
             self.before[key] = self.before.get(key, frozenset()) | (reached - own)
         return _Tag(True, own or reached)
 
@@ -130,6 +142,8 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name = str(func.overloadpacket.__name__).rstrip("_")
         if name in _TELLING and tag.is_data:
             settings = tuple(_plain(one) for one in args if not isinstance(one, Tensor))
+            if name == "avg_pool2d" and len(settings) == 1:
+                settings *= 2  # the stride is the kernel's size unless it is said
             self.operations.append(Operation(_TELLING[name], settings, tag.keys, self.where[-1]))
 
 
@@ -145,7 +159,7 @@ def watch_flow(model: nn.Module, images_BCHW: Tensor) -> DataFlow:
     """
     state = {key: tensor for key, tensor in state_tensors(model).items() if tensor.is_floating_point()}
     watcher = _Watcher(state, images_BCHW)
-    with training_kept(model), torch.no_grad(), plain_attention(), _placed(model, watcher):
+    with training_kept(model), attributes_kept(model), torch.no_grad(), plain_attention(), _placed(model, watcher):
         model.eval()
         try:
             with watcher:
@@ -193,8 +207,7 @@ def flow_colours(flow: DataFlow, labels: Mapping[str, Any], owners: Mapping[str,
         owners: state key -> its unit.
 
     References:
-        Weisfeiler, Leman, A reduction of a graph to a canonical form, 1968. One pass each way is enough here, for
-        the graph has no cycles.
+        Weisfeiler, Leman, A reduction of a graph to a canonical form, 1968; once along the edges, once against them.
     """
     before: dict[str, set[str]] = {unit: set() for unit in labels}
     for key, reached in flow.before.items():
@@ -213,17 +226,13 @@ def flow_colours(flow: DataFlow, labels: Mapping[str, Any], owners: Mapping[str,
 
 
 def _colour(edges: Mapping[str, set[str]], labels: Mapping[str, Any]) -> dict[str, int]:
-    """A number for each node and everything that its edges lead to."""
-    colours: dict[str, int] = {}
-    for start in edges:
-        stack = [start]
-        while stack:
-            node = stack[-1]
-            missing = [one for one in edges[node] if one not in colours]
-            if missing and len(stack) <= len(edges):
-                stack += missing
-                continue
-            stack.pop()
-            reached = sorted(Counter(colours.get(one, 0) for one in edges[node]).items())
-            colours[node] = hash((labels[node], tuple(reached)))
+    """A number for each node and everything that its edges lead to, by rounds until no further nodes differ."""
+    colours = {node: hash(label) for node, label in labels.items()}
+    count = 0
+    while len(set(colours.values())) > count:
+        count = len(set(colours.values()))
+        colours = {
+            node: hash((labels[node], tuple(sorted(Counter(colours[one] for one in edges[node]).items()))))
+            for node in edges
+        }
     return colours

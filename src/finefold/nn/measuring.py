@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from finefold.data.findings import Finding
 from finefold.errors import ModelError
 from finefold.nn.cutting import does_not_run, output_tensors, training_kept
+from finefold.nn.tracing import attributes_kept
 
 _TIMED_RUNS = 3
 _SHOWN = 10
@@ -131,8 +133,8 @@ def measure_flow(model: nn.Module, images_BCHW: Tensor, *, runs: int = _TIMED_RU
         shapes.setdefault(module, () if first is None else tuple(first.shape))
 
     order: dict[nn.Module, int] = {}
-    with _inference(model), plain_attention():
-        with counter:
+    with _inference(model), attributes_kept(model), plain_attention():
+        with counter, sdpa_kernel(SDPBackend.MATH):  # as matrix products, which are counted
             _run_hooked(model, images_BCHW, order, lambda: counter.get_total_flops(), leave)
         timed = [_time(model, images_BCHW) for _ in range(runs)]
     rows = tuple(
@@ -229,18 +231,12 @@ def measure_gradients(model: nn.Module, images_BCHW: Tensor, labels_B: Tensor | 
     trainable = [(name, parameter) for name, parameter in named if parameter.requires_grad]
     if not trainable:
         raise ModelError("no parameter requires a gradient", "unfreeze some: `parameter.requires_grad_(True)`")
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    try:
-        with training_kept(model), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # of dropout
-            model.train()
-            loss = _loss(model, images_BCHW, labels_B)
-            tensors = [parameter for _, parameter in trainable]
-            found = dict(zip([name for name, _ in trainable], _backward(loss, tensors), strict=True))
-    finally:
-        with torch.no_grad():
-            for name, buffer in model.named_buffers():
-                buffer.copy_(buffers[name])
+    with training_kept(model), attributes_kept(model), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # of dropout
+        model.train()
+        loss = _loss(model, images_BCHW, labels_B)
+        tensors = [parameter for _, parameter in trainable]
+        found = dict(zip([name for name, _ in trainable], _backward(loss, tensors), strict=True))
     rows = tuple(_gradient_row(name, parameter, found.get(name)) for name, parameter in named)
     loss = loss.detach()
     is_finite = bool(loss.isfinite())
@@ -259,12 +255,17 @@ def _loss(model: nn.Module, images_BCHW: Tensor, labels_B: Tensor | None) -> Ten
     logits_BK = logits_BK.flatten(1).float()
     num_classes = logits_BK.shape[1]
     chosen = torch.arange(len(logits_BK)) % num_classes if labels_B is None else labels_B
+    if chosen.shape != logits_BK.shape[:1] or chosen.is_floating_point() or chosen.is_complex():
+        raise ModelError(
+            f"labels are {str(chosen.dtype).removeprefix('torch.')} {list(chosen.shape)}",
+            f"give a class number for each of the {len(logits_BK)} images",
+        )
     if int(chosen.max()) >= num_classes or int(chosen.min()) < 0:
         raise ModelError(
             f"labels run from {int(chosen.min())} to {int(chosen.max())}, and the model has {num_classes} outputs",
             f"give class numbers from 0 to {num_classes - 1}",
         )
-    return F.cross_entropy(logits_BK, chosen.to(logits_BK.device))
+    return F.cross_entropy(logits_BK, chosen.to(logits_BK.device).long())
 
 
 def _backward(loss: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor | None, ...]:

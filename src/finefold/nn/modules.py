@@ -211,7 +211,10 @@ def state_tree(state: Mapping[str, Tensor]) -> tuple[ModuleRow, ...]:
         for length in range(1, len(names)):
             held.setdefault(".".join(names[:length]), []).append(key)
     rows = []
-    for path, keys in held.items():
+    first = {path: number for number, path in enumerate(held)}
+    paths = sorted(held, key=lambda path: [first[part] for part in _parents_of(path)])
+    for path in paths:
+        keys = held[path]
         tensors = [state[key] for key in keys]
         floats = [tensor for tensor in tensors if tensor.is_floating_point()]
         children = {other for other in held if other and other.rpartition(".")[0] == path and other != path}
@@ -224,6 +227,12 @@ def state_tree(state: Mapping[str, Tensor]) -> tuple[ModuleRow, ...]:
     return tuple(rows)
 
 
+def _parents_of(path: str) -> list[str]:
+    """A path's parents, outermost first, and itself."""
+    names = path.split(".") if path else []
+    return ["", *(".".join(names[:length]) for length in range(1, len(names) + 1))]
+
+
 def _kind(tensors: Mapping[str, Tensor]) -> str:
     if "running_mean" in tensors:
         return "batch norm"
@@ -234,7 +243,7 @@ def _kind(tensors: Mapping[str, Tensor]) -> str:
 
 def state_rows(state: Mapping[str, Tensor]) -> tuple[StateRow, ...]:
     """Every tensor of a state dict, in its order."""
-    return tuple(_state_row(key, tensor.detach()) for key, tensor in state.items())
+    return tuple(_state_row(key, tensor.detach()) for key, tensor in state.items() if isinstance(tensor, Tensor))
 
 
 def _state_row(key: str, tensor: Tensor) -> StateRow:

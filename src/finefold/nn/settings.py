@@ -79,8 +79,10 @@ def compare_modules(source: nn.Module, target: nn.Module, paths: Mapping[str, st
 def _hyperparameters(module: nn.Module) -> dict[str, Any]:
     if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
         values = {name: _tuples(getattr(module, name)) for name in _CONV}
-        if "Same" in type(module).__name__:
+        if "Same" in type(module).__name__ or module.padding == "same":
             values["padding"] = _same_padding(module)
+        elif module.padding == "valid":
+            values["padding"] = (0,) * len(module.kernel_size)
         return values
     found = {name: getattr(module, name) for name in ("eps", "num_groups", _ATTENTION) if hasattr(module, name)}
     return {name: value for name, value in found.items() if isinstance(value, int | float)}

@@ -9,6 +9,7 @@ from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 _ROOT = "model"
@@ -121,11 +122,15 @@ def trace_model(model: nn.Module, opened: set[str]) -> Trace:
 
 @contextmanager
 def attributes_kept(model: nn.Module) -> Iterator[None]:
-    """After the block, every module has the attributes that it had: code that is followed may leave stand-ins."""
+    """After the block, every module has the attributes and buffers that it had, with their values.
+
+    Code that is followed may leave stand-ins behind, code that is run may count, cache and average.
+    """
     before = {
         module: (dict(module.__dict__), {name: copy(value) for name, value in module.__dict__.items() if _holds(value)})
         for module in model.modules()
     }
+    values = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     try:
         yield
     finally:
@@ -136,6 +141,12 @@ def attributes_kept(model: nn.Module) -> Iterator[None]:
                 value = module.__dict__[name]
                 value.clear()
                 value.extend(content) if isinstance(value, list) else value.update(content)
+        with torch.no_grad():
+            for buffer, value in values:
+                if buffer.shape != value.shape:
+                    buffer.data = value
+                elif not torch.equal(buffer, value):
+                    buffer.copy_(value)
 
 
 def _holds(value: Any) -> bool:

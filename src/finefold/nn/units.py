@@ -154,6 +154,8 @@ def wrapper_prefix(keys: Iterable[str]) -> str:
         name, count = max(heads.items(), key=lambda pair: pair[1], default=("", 0))
         longer = f"{prefix}{name}."
         rest = {key for key in known if not key.startswith(longer)}
+        if not any("." in key.removeprefix(longer) for key in known if key.startswith(longer)):
+            return prefix  # a layer's name, not a wrapper's
         is_likely = name in _WRAPPERS and count >= _WRAPPED_SHARE * len(known)
         if not count or (rest and not is_likely):
             return prefix

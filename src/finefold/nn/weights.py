@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -29,26 +30,54 @@ def read_state(path: Path) -> State:
     """
     if not path.is_file():
         raise WeightsError(f"there is no weights file {path}", "give the path of a .safetensors, .pth or .pt file")
+    _check_kind(path)
     try:
         if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
+            return _some(safetensors.torch.load_file(path), path)
         _check_archive(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of sparse tensors, which are refused below
             loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, ValueError, RuntimeError, EOFError, KeyError, MemoryError) as reason:
-        raise WeightsError(f"{path} is broken: {_first_line(reason)}", "download or save it again") from reason
     except WeightsError:
         raise
+    except (SafetensorError, OSError, ValueError, RuntimeError, EOFError, KeyError, MemoryError) as reason:
+        raise WeightsError(f"{path} is broken: {_first_line(reason)}", "download or save it again") from reason
     except Exception as reason:  # pickle.UnpicklingError and what malformed pickles raise besides
+        needed = re.search(r"Unsupported (?:global: GLOBAL|class) (\S+)", str(reason))
+        what = f"it needs the code of {needed[1]}" if needed else _first_line(reason)
         raise WeightsError(
-            f"{path} cannot be read as plain tensors: {_first_line(reason)}",
+            f"{path} cannot be read as plain tensors: {what}",
             "finefold never runs code from a weights file; save `model.state_dict()` as .safetensors instead",
         ) from reason
-    state = _state_in(loaded, path)
+    state = _some(_state_in(loaded, path), path)
     for key, tensor in state.items():
         _check_tensor(key, tensor, path)
     return state
+
+
+def _some(state: State, path: Path) -> State:
+    if not state:
+        raise WeightsError(
+            f"{path} holds no state dict: there is no tensor in it", "save `model.state_dict()` as .safetensors"
+        )
+    return state
+
+
+def _check_kind(path: Path) -> None:
+    """Refuses a file that is another kind than its name says, before a reader stumbles over it."""
+    if path.suffix == ".safetensors":
+        return
+    with suppress(OSError), path.open("rb") as file:
+        start = file.read(9)
+        if len(start) == 9 and start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size:
+            raise WeightsError(f"{path} is a safetensors file", "rename it to end in .safetensors")
+    if zipfile.is_zipfile(path):
+        with suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+                raise WeightsError(
+                    f"{path} is a TorchScript archive, code and all",
+                    "save `torch.jit.load(path).state_dict()` as .safetensors yourself, if you trust it",
+                )
 
 
 def keeps_order(path: Path) -> bool:
@@ -95,6 +124,8 @@ def _is_state(value: Any) -> TypeGuard[State]:
 
 def _check_tensor(key: str, tensor: Tensor, path: Path) -> None:
     """Refuses a tensor that is not dense, or whose shape promises more values than the file has for it."""
+    if tensor.is_meta:
+        raise WeightsError(f"{path}: `{key}` has a shape and no values", "save the tensors of a model that has weights")
     if tensor.layout is not torch.strided or tensor.is_quantized:
         raise WeightsError(f"{path}: `{key}` is not a dense tensor", "save dense tensors, in a floating-point type")
     promised = tensor.numel() * tensor.element_size()
@@ -141,7 +172,13 @@ def write_weights(path: Path, state: State, header: dict[str, Any]) -> None:
     Raises:
         WeightsError: the place refuses, or the disk is full.
     """
-    plain = {name: tensor.detach().contiguous().cpu() for name, tensor in state.items()}
+    plain: State = {}
+    places: set[int] = set()
+    for name, tensor in state.items():
+        one = tensor.detach().contiguous().cpu()
+        place = one.untyped_storage().data_ptr()
+        plain[name] = one.clone() if place in places else one  # tied tensors are written each
+        places.add(place)
     with whole_or_nothing(path) as unfinished:
         safetensors.torch.save_file(plain, unfinished, metadata={"finefold": json.dumps(header)})
 
@@ -181,6 +218,10 @@ def read_header(path: Path) -> dict[str, Any]:
         ) from reason
     if text is None:
         raise WeightsError(f"{path} has no finefold header", "give weights that finefold wrote")
-    header = json.loads(text)
-    assert isinstance(header, dict)
+    try:
+        header = json.loads(text)
+    except ValueError:
+        header = None
+    if not isinstance(header, dict):
+        raise WeightsError(f"{path} has a broken finefold header", "give weights that finefold wrote")
     return header

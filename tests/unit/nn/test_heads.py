@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy.special import log_softmax
 
 from finefold.data.labels import Attribute, LabelSpace
@@ -81,6 +82,6 @@ def test_heads_come_back_from_their_file(names, features_ND, tmp_path):
 
 def test_a_file_that_lacks_a_head_is_told(tmp_path):
     """A weights file whose header names a head that is not in it is a broken run, in words."""
-    write_weights(tmp_path / "w.safetensors", {}, {"heads": {"joint": 1.0}})
+    write_weights(tmp_path / "w.safetensors", {"other.weight": torch.zeros(2)}, {"heads": {"joint": 1.0}})
     with pytest.raises(WeightsError, match=r"w.safetensors lacks 'joint.weight'"):
         FoldHeads.read(tmp_path / "w.safetensors")

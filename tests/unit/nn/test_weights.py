@@ -1,7 +1,10 @@
-"""Weights: read without running anything, matched by name or order, written whole with their header."""
+"""Weights: read without running anything, written whole with their header."""
 
 import pickle
+import resource
+import warnings
 import zipfile
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -239,3 +242,167 @@ def test_a_place_that_cannot_be_written_is_told(state, tmp_path, monkeypatch):
         write_weights(tmp_path / "new" / "w.safetensors", state, {})
     assert caught.value.hint == "free some space, or choose another place"
     assert not list((tmp_path / "new").iterdir())
+
+
+def test_what_code_a_file_needs_is_named(tmp_path):
+    """Of a file that needs more than tensors, the reason is told: what it wants to load, in plain words."""
+    torch.save(small_network(), tmp_path / "module.pth")
+    torch.save({"state_dict": {"w": torch.ones(2)}, "args": Namespace(lr=0.1)}, tmp_path / "args.pth")
+    for name, wanted in (("module.pth", "torch.nn.modules.container.Sequential"), ("args.pth", "argparse.Namespace")):
+        with pytest.raises(WeightsError) as caught:
+            read_state(tmp_path / name)
+        assert str(tmp_path / name) in caught.value.message
+        assert wanted in caught.value.message
+        assert "\x1b" not in str(caught.value)
+        assert "can still be loaded" not in caught.value.message  # torch's advice to run it after all
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_torchscript_archive_is_told_as_what_it_is(tmp_path):
+    """A TorchScript archive holds code: that is the reason, and downloading it again is no remedy."""
+    torch.jit.script(nn.Linear(2, 2)).save(str(tmp_path / "script.pt"))
+    with pytest.raises(WeightsError, match="TorchScript") as caught:
+        read_state(tmp_path / "script.pt")
+    assert str(tmp_path / "script.pt") in caught.value.message
+    assert "again" not in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("kind", ["coo", "csr", "quantised", "meta"])
+def test_tensors_without_plain_values_are_refused(kind, tmp_path):
+    """Sparse and quantised tensors, and those of the meta device that are only a shape, are no weights."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tensor = {
+            "coo": lambda: torch.sparse_coo_tensor([[0], [1]], [1.0], (10**6, 10**6)),
+            "csr": lambda: torch.eye(4).to_sparse_csr(),
+            "quantised": lambda: torch.quantize_per_tensor(torch.ones(4, 4), 0.1, 0, torch.qint8),
+            "meta": lambda: torch.empty(10**6, 10**6, device="meta"),
+        }[kind]()
+        torch.save({"w": tensor}, tmp_path / "w.pth")
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        with pytest.raises(WeightsError, match=r"`w`") as caught:
+            read_state(tmp_path / "w.pth")
+    assert str(tmp_path / "w.pth") in caught.value.message
+    assert [str(one.message) for one in warned] == []  # the error says it all
+
+
+def legacy(path: Path, numel: int) -> Path:
+    """A file in torch's old format whose one storage is declared to have so many values."""
+    torch.save({"w": torch.ones(1000)}, path, _use_new_zipfile_serialization=False)
+    whole = path.read_bytes()
+    assert whole.count(b"M\xe8\x03") == 2
+    path.write_bytes(whole.replace(b"M\xe8\x03", b"J" + numel.to_bytes(4, "little")))
+    return path
+
+
+@pytest.mark.parametrize("share", [0.001, 0.01, 0.1, 0.5, 0.9, 0.999])
+def test_a_truncated_file_of_the_old_format_is_told_as_broken(share, tmp_path):
+    """What torch wrote before 1.6 is read whole, and told as broken where it is cut off."""
+    path = tmp_path / "old.pth"
+    torch.save({"w": torch.arange(1000.0)}, path, _use_new_zipfile_serialization=False)
+    assert torch.equal(read_state(path)["w"], torch.arange(1000.0))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(WeightsError) as caught:
+        read_state(path)
+    assert str(path) in caught.value.message
+
+
+def memory_bytes() -> int:
+    """The most this process ever held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def test_a_promise_of_more_values_takes_no_memory(tmp_path):
+    """Files of either format that declare two billion values and hold a thousand are refused within little memory."""
+    edited = tmp_path / "lie.pth"
+    torch.save({"w": torch.ones(1000)}, tmp_path / "plain.pth")
+    with zipfile.ZipFile(tmp_path / "plain.pth") as plain, zipfile.ZipFile(edited, "w") as lie:
+        for entry in plain.infolist():
+            content = plain.read(entry)
+            if entry.filename.endswith("data.pkl"):
+                assert b"M\xe8\x03" in content
+                content = content.replace(b"M\xe8\x03", b"J" + (2 * 10**9).to_bytes(4, "little"))
+            lie.writestr(entry.filename, content)
+    before = memory_bytes()
+    for path in (edited, legacy(tmp_path / "old.pth", 2 * 10**9)):
+        with pytest.raises(WeightsError) as caught:
+            read_state(path)
+        assert str(path) in caught.value.message
+    assert memory_bytes() - before < 10**9
+
+
+@pytest.mark.parametrize("content", [b"<html>404 not found</html>", b"\x80", b"PK\x03\x04 no archive", b"\0" * 100])
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".safetensors"])
+def test_any_other_file_is_an_error_that_names_it(content, suffix, tmp_path):
+    """A saved web page, a cut-off pickle, half an archive, zeros: none of them is weights, each is told."""
+    path = tmp_path / f"w{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(WeightsError) as caught:
+        read_state(path)
+    assert str(path) in caught.value.message
+    assert "\x1b" not in str(caught.value)
+
+
+def test_safetensors_under_another_name_are_told(state, tmp_path):
+    """A safetensors file called .pth is read, or the error does not send the user after hostile code."""
+    write_weights(tmp_path / "w.safetensors", state, {})
+    (tmp_path / "w.pth").write_bytes((tmp_path / "w.safetensors").read_bytes())
+    try:
+        found = read_state(tmp_path / "w.pth")
+    except WeightsError as reason:
+        assert "safetensors" in reason.message.replace(str(tmp_path), "")
+    else:
+        assert same({name: found[name] for name in state}, state)
+
+
+def test_keys_given_twice_are_refused_or_read_once(tmp_path):
+    """A header with one key for two places is refused: which of the two is meant nobody can say."""
+    header = (
+        b'{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"w":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}'
+    )
+    path = hostile_header(tmp_path / "w.safetensors", header, data=bytes(8))
+    with pytest.raises(WeightsError, match="is broken"):
+        read_state(path)
+
+
+def test_holes_are_refused(tmp_path):
+    """Bytes that belong to no tensor, where something could hide, are refused."""
+    header = b'{"w":{"dtype":"F32","shape":[4],"data_offsets":[8,24]}}'
+    with pytest.raises(WeightsError, match="is broken"):
+        read_state(hostile_header(tmp_path / "w.safetensors", header, data=bytes(24)))
+
+
+def test_a_file_without_tensors_is_no_weights(tmp_path):
+    """An empty state is told like a missing one, in either format."""
+    torch.save({}, tmp_path / "w.pth")
+    hostile_header(tmp_path / "w.safetensors", b"{}")
+    for name in ("w.pth", "w.safetensors"):
+        with pytest.raises(WeightsError, match="holds no state dict"):
+            read_state(tmp_path / name)
+
+
+@pytest.mark.parametrize("text", ["{not json", "[1]", '"text"', "null"])
+def test_a_header_that_is_none_is_told(text, tmp_path):
+    """Metadata under finefold's key that is not what finefold writes is an error that names the file."""
+    from safetensors.torch import save_file
+
+    save_file({"w": torch.ones(2)}, tmp_path / "w.safetensors", metadata={"finefold": text})
+    with pytest.raises(WeightsError, match=r"w\.safetensors"):
+        read_header(tmp_path / "w.safetensors")
+
+
+def test_parameters_are_read_like_tensors(tmp_path):
+    """A file of parameters, as `dict(model.named_parameters())` gives, holds its tensors; they can be written again."""
+    torch.save(dict(small_network().named_parameters()), tmp_path / "w.pth")
+    found = read_state(tmp_path / "w.pth")
+    write_weights(tmp_path / "w.safetensors", found, {})
+    assert same(read_state(tmp_path / "w.safetensors"), {name: value.detach() for name, value in found.items()})
+
+
+def test_tied_tensors_are_written(tmp_path):
+    """Two names for one tensor, as in a model with tied layers, are written under both."""
+    one = torch.ones(3)
+    write_weights(tmp_path / "w.safetensors", {"a": one, "b": one}, {})
+    assert same(read_state(tmp_path / "w.safetensors"), {"a": one, "b": one})

@@ -206,3 +206,150 @@ def test_a_broken_file_is_told(capsys, tmp_path, job):
     (tmp_path / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
     assert main(["inspect", str(tmp_path / "cut.safetensors")]) == 1
     assert "cut.safetensors is broken" in capsys.readouterr().err
+
+
+def test_tables_go_to_stdout_and_progress_to_stderr(capsys):
+    """stdout has the tables and nothing of what it took to make them; stderr at most lines of progress."""
+    assert main(["inspect", SMALL, "--forward", "--gradients", "--state"]) == 0
+    said = capsys.readouterr()
+    for title in (
+        "modules",
+        "forward, in the order",
+        "gradients: 8 drawn faces, labels made up, cross-entropy ",
+        "state",
+    ):
+        assert sum(line.startswith(title) for line in said.out.splitlines()) == 1, title
+    for stage in ("starting", "building", "running"):
+        assert f"{stage}: " not in said.out
+    assert all(line.endswith(" s") for line in said.err.splitlines())
+
+
+def test_every_parameter_and_tensor_has_a_line(capsys):
+    """The tables of --gradients and --state are whole: names are not cut, and no row is left out."""
+    model = build_model(SMALL)
+    assert main(["inspect", SMALL, "--depth", "0", "--gradients", "--state"]) == 0
+    gradients, _, state = capsys.readouterr().out.partition("gradients: ")[2].partition("\nstate\n")
+    assert [name for name, _ in model.named_parameters() if f" {name} " not in gradients] == []
+    assert [key for key in model.state_dict() if f" {key} " not in state] == []
+
+
+def test_forward_is_as_deep_as_the_tree(capsys):
+    """--depth folds the table of --forward as it folds the tree; the JSON has every module all the same."""
+    assert main(["inspect", SMALL, "--forward", "--depth", "1"]) == 0
+    forward = capsys.readouterr().out.partition("forward, in the order")[2]
+    assert " layer1 " in forward
+    assert "layer1.0" not in forward
+    names = [row["name"] for row in told(capsys, SMALL, "--forward", "--depth", "1")["forward"]["rows"]]
+    assert "layer1.0.conv1" in names
+
+
+def test_what_cannot_be_cut_says_why(capsys):
+    """A model without cut points prints the reason in their place; --json has it as `no_cuts_because`."""
+    assert main(["inspect", "torchvision:googlenet", "--depth", "0"]) == 0
+    reason = "its own code does something else in training than in evaluation"
+    said = capsys.readouterr().out
+    assert f"no cut points: {reason}\n" in said
+    assert "stages:" not in said
+    seen = told(capsys, "torchvision:googlenet")
+    assert (seen["no_cuts_because"], seen["cuts"], seen["stages"]) == (reason, [], [])
+
+
+@pytest.mark.parametrize(
+    ("name", "what", "last"),
+    [
+        ("resnet18", "timm model resnet18", "fc"),
+        ("timm:resnet18", "timm model resnet18", "fc"),
+        ("torchvision:resnet18", "torchvision model resnet18", "fc"),
+        ("torchvision:squeezenet1_1", "torchvision model squeezenet1_1", "classifier.3"),
+    ],
+)
+def test_a_prefix_chooses_the_library(name, what, last, capsys):
+    """timm's model is meant where both have one, unless `torchvision:` stands before it; `timm:` may stand too."""
+    seen = told(capsys, name)
+    assert seen["what"] == what
+    assert seen["modules"][-1]["name"] == last
+    pool = "avgpool" if name == "torchvision:resnet18" else "global_pool"
+    if name.endswith("resnet18"):
+        assert pool in {row["name"] for row in seen["modules"]}
+
+
+@pytest.mark.parametrize("name", ["resnet81", "torchvision:resnet81", "tf_efficientnet_lit0"])
+def test_each_name_that_is_offered_is_one_that_can_be_given(name, capsys):
+    """The hint of a misspelt name offers different names, each of which is known as it stands there."""
+    from finefold.nn.catalogue import is_name
+
+    assert main(["inspect", name]) == 1
+    hint = capsys.readouterr().err.partition("hint: did you mean ")[2].strip().removesuffix("?")
+    offered = hint.split(" or ")
+    assert len(offered) == len(set(offered)) > 1
+    assert all(is_name(one) for one in offered)
+
+
+def test_weights_that_lie_on_this_machine_are_used_where_values_count(capsys):
+    """--state and --gradients of the embedded model lay its file's weights onto it; the tree alone does not."""
+    from finefold.nn.finding import embedded_file
+
+    assert told(capsys, "tf_efficientnet_lite0")["weights"].startswith(
+        f"random (not needed; {embedded_file()} has them"
+    )
+    seen = told(capsys, "tf_efficientnet_lite0", "--state")
+    assert seen["weights"] == str(embedded_file())
+    rows = {row["key"]: row for row in seen["state"]}
+    source = torch.load(embedded_file(), weights_only=True)
+    assert rows["classifier.bias"]["mean"] in {float(tensor.double().mean()) for tensor in source.values()}
+
+
+def test_numbers_that_are_none_are_null(capsys, tmp_path):
+    """A file with NaN, infinity, empty, whole and truth values prints valid JSON, and a table."""
+    tensors = {
+        "a.weight": torch.tensor([1.0, torch.nan]),
+        "a.bias": torch.tensor([torch.inf]),
+        "b.empty": torch.zeros(0, 3),
+        "b.counter": torch.tensor(7),
+        "b.mask": torch.tensor([True, False]),
+        "b.half": torch.ones(2, 2, dtype=torch.bfloat16),
+    }
+    torch.save(tensors, tmp_path / "odd.pth")
+    rows = {row["key"]: row for row in told(capsys, tmp_path / "odd.pth", "--state")["state"]}
+    assert [rows[key]["mean"] for key in tensors] == [None, None, None, 7.0, 0.5, 1.0]
+    assert main(["inspect", str(tmp_path / "odd.pth"), "--state"]) == 0
+    state = capsys.readouterr().out.partition("\nstate\n")[2]
+    assert all(f" {key} " in state for key in tensors)
+    assert "scalar" in state
+
+
+def test_labels_that_a_model_has_no_output_for_are_told(capsys, files, job):
+    """--data whose classes the model has no outputs for exits 1 and says how many it has."""
+    assert main(["inspect", str(files / "squeezenet1_1.pth"), "--gradients", "--data", str(job.data)]) == 1
+    said = capsys.readouterr()
+    assert "and the model has 5 outputs" in said.err
+    assert "hint: give class numbers from 0 to 4" in said.err
+    assert not said.out
+
+
+def test_a_run_prints_what_is_frozen_and_what_learns(capsys, job):
+    """Tables of a run say of every backbone parameter that it is frozen, and of the head's the gradient's norm."""
+    assert main(["inspect", str(job.run), "--gradients", "--fold", "2"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"run {job.run}, fold 2: tf_efficientnet_lite0 with its head: ")
+    rows = said.partition("gradients: 8 images of ")[2].splitlines()
+    frozen = [line for line in rows if line.startswith(" network.")]
+    assert frozen
+    assert all(line.split()[-1] == "frozen" for line in frozen)
+    head = next(line for line in rows if "head.heads.joint.weight" in line)
+    assert float(head.split()[2]) > 0
+
+
+@pytest.mark.parametrize(("option", "value"), [("--depth", "-1"), ("--fold", "-1"), ("--depth", "deep")])
+def test_numbers_that_are_none_are_a_mistake(option, value, capsys):
+    """A negative depth or fold, or a word for a number, exits 2 and prints nothing on stdout."""
+    assert main(["inspect", SMALL, option, value]) == 2
+    said = capsys.readouterr()
+    assert f"Invalid value for '{option}'" in said.err
+    assert not said.out
+
+
+def test_without_a_target_it_is_a_mistake(capsys):
+    """`finefold inspect` alone exits 2 and says what is missing."""
+    assert main(["inspect"]) == 2
+    assert "Missing argument 'NAME|RUN|FILE'" in capsys.readouterr().err

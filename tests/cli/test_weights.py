@@ -210,3 +210,231 @@ def test_twins_are_ambiguous_until_somebody_decides(tmp_path, capsys):
     assert told["ambiguous"] == []
     written = load_file(out)
     assert all(torch.equal(written[key], value) for key, value in state.items())
+
+
+@pytest.fixture(scope="module")
+def resnet(tmp_path_factory):
+    """A whole ResNet-18 of torchvision, plain."""
+    made = tmp_path_factory.mktemp("resnet") / "plain.pth"
+    torch.manual_seed(1)
+    torch.save(build_model("torchvision:resnet18").state_dict(), made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def twins(tmp_path_factory):
+    """test_vit with its two norms under names that say nothing, sorted the other way round."""
+    made = tmp_path_factory.mktemp("twins") / "vit.safetensors"
+    torch.manual_seed(2)
+    state = {key: torch.randn(value.shape) for key, value in build_model("test_vit").state_dict().items()}
+    save_file({key.replace("norm1", "zzz").replace("norm2", "aaa"): value for key, value in state.items()}, made)
+    return made
+
+
+SCHEMA = {"source", "target", "source_model", "source_is_random", "out", "matched", "tensors", "missing", "left_out"}
+SCHEMA |= {"ambiguous", "settings", "proof", "unproved_because", "problems"}
+
+
+def test_json_has_one_schema(resnet, twins, capsys):
+    """Proved, refused, ambiguous, with settings or random: --json has the same keys, and nothing else is on stdout."""
+    told = [
+        matched(capsys, resnet, "resnet18"),
+        matched(capsys, twins, "test_vit", code=1),
+        matched(capsys, "torchvision:mobilenet_v3_small", TARGET, code=1),
+        matched(capsys, "torchvision:mobilenet_v3_small", "mobilenetv3_small_100"),
+    ]
+    assert all(one.keys() == SCHEMA for one in told)
+    assert [one["source_is_random"] for one in told] == [False, False, True, True]
+    assert [bool(one["problems"]) for one in told] == [False, True, True, False]
+    assert told[0]["proof"].keys() >= {"difference", "difference_as_is", "compared", "shape", "holds"}
+    assert told[0]["proof"]["shape"] == [2, 1000]
+    assert told[0]["matched"] == len(told[0]["tensors"]) == len(build_model("resnet18").state_dict())
+    assert told[1]["proof"] is None
+    assert told[1]["unproved_because"]
+    assert all(one.keys() == {"module", "name", "source", "target", "after"} for one in told[3]["settings"])
+    assert told[3]["settings"]
+
+
+def test_a_refusal_says_why_on_stderr_only(folder, capsys):
+    """What is wrong goes to stderr with a hint, the mapping as far as it goes to stdout, and the exit code is 1."""
+    assert main(["weights", "match", str(folder / "squeeze.safetensors"), "test_resnet"]) == 1
+    said = capsys.readouterr()
+    assert "error: the weights do not fit: " in said.err
+    assert "hint: " in said.err
+    assert "error" not in said.out
+    assert "left out of the source: " in said.out
+    assert "Traceback" not in said.err
+
+
+def test_a_whole_model_is_written_and_loads_strictly(resnet, tmp_path, capsys):
+    """--out holds every tensor under the target's names, and a header that says whence; a folder is made for it."""
+    out = tmp_path / "deep" / "new.safetensors"
+    assert main(["weights", "match", str(resnet), "resnet18", "--out", str(out)]) == 0
+    assert f"wrote {out}" in capsys.readouterr().out
+    build_model("resnet18").load_state_dict(load_file(out), strict=True)
+    header = read_header(out)
+    assert (header["kind"], header["name"], header["left_as_they_were"]) == ("transplant", "resnet18", [])
+    assert str(resnet) in header["source"]
+    assert len(header["weights_hash"]) == 16
+    assert [file.name for file in out.parent.iterdir()] == ["new.safetensors"]
+    again = matched(capsys, out, "torchvision:resnet18")
+    assert again["proof"]["holds"]
+
+
+def test_settings_are_written_with_the_weights(tmp_path, capsys):
+    """What the model needs beside its tensors is in the header, and read back it makes the outputs equal."""
+    from finefold.nn.settings import Setting, apply_settings
+
+    torch.manual_seed(0)
+    source = build_model("torchvision:mobilenet_v3_small")
+    torch.save(source.state_dict(), tmp_path / "small.pth")
+    out = tmp_path / "new.safetensors"
+    told = matched(capsys, tmp_path / "small.pth", "mobilenetv3_small_100", "--out", out)
+    header = read_header(out)
+    assert len(header["settings"]) == len(told["settings"]) == 34
+    target = build_model("mobilenetv3_small_100")
+    target.load_state_dict(load_file(out), strict=True)
+    apply_settings(target, [Setting.from_dict(values) for values in header["settings"]])
+    images_BCHW = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        expected_BK = source(images_BCHW)
+        assert (target(images_BCHW) - expected_BK).abs().max() <= 1e-4 * expected_BK.abs().max()
+
+
+def test_the_sources_model_can_be_said(resnet, folder, capsys):
+    """--source-model names what SRC is of, wrapped or plain, with its own number of classes; proved as that."""
+    told = matched(capsys, resnet, "resnet18", "--source-model", "torchvision:resnet18")
+    assert (told["source_model"], told["proof"]["holds"]) == ("torchvision:resnet18", True)
+    told = matched(capsys, folder / "resnet18.pth", "resnet18", "--source-model", "torchvision:resnet18")
+    assert (told["source_model"], told["proof"]["holds"]) == ("torchvision:resnet18", True)
+
+
+@pytest.mark.parametrize("wrong", ["torchvision:resnet34", "torchvision:vgg11", "test_vit"])
+def test_a_source_model_that_is_not_the_files_is_refused(wrong, resnet, capsys):
+    """--source-model of another architecture exits 1 with a reason, and is not taken for a proof."""
+    assert main(["weights", "match", str(resnet), "resnet18", "--source-model", wrong]) == 1
+    said = capsys.readouterr()
+    assert "error: " in said.err
+    assert ": equal" not in said.out
+
+
+def test_unknown_names_are_told(resnet, capsys):
+    """A target, source or source model that no library has exits 1 and is named; so does a missing file."""
+    for arguments, message in (
+        ((resnet, "resnet81"), "there is no model `resnet81`"),
+        ((resnet, "resnet18", "--source-model", "resnet81"), "there is no model `resnet81`"),
+        (("torchvision:resnet81", "resnet18"), "resnet81"),
+        (("gone.pth", "resnet18"), "there is no weights file gone.pth"),
+    ):
+        assert main(["weights", "match", *map(str, arguments)]) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_a_target_that_cannot_be_built_so_is_told(resnet, capsys):
+    """torchvision builds no model for one channel: exit 1 or 2, and not a 3-channel model in silence."""
+    assert main(["weights", "match", str(resnet), "torchvision:resnet18", "--channels", "1"]) in (1, 2)
+    assert "channel" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["--channels", "0"], ["--classes", "-1"], ["--classes", "many"], ["--nothing"]])
+def test_impossible_options_exit_2(arguments, resnet, capsys):
+    """Numbers that cannot be, and options that are none, exit 2."""
+    assert main(["weights", "match", str(resnet), "resnet18", *arguments]) == 2
+    assert "error: " in capsys.readouterr().err
+
+
+def test_accepted_guesses_are_written_and_still_shown(twins, tmp_path, capsys):
+    """--accept writes the best guess and exits 0; what was in doubt stays marked, and stderr warns of it."""
+    out = tmp_path / "guess.safetensors"
+    assert main(["weights", "match", str(twins), "test_vit", "--accept", "--out", str(out)]) == 0
+    said = capsys.readouterr()
+    assert "tensors are ambiguous" in said.err
+    assert "(or " in said.out
+    build_model("test_vit").load_state_dict(load_file(out), strict=True)
+
+
+@pytest.mark.parametrize("text", ['{"a": 1}', '"text"', "{broken", '{"a": ["b"]}'])
+def test_a_hint_file_of_another_kind_exits_2(text, resnet, tmp_path, capsys):
+    """Hints that are no JSON of names exit 2 before anything is built, and the file is named."""
+    (tmp_path / "hints.json").write_text(text)
+    assert main(["weights", "match", str(resnet), "resnet18", "--hints", str(tmp_path / "hints.json")]) == 2
+    assert "hints.json" in capsys.readouterr().err
+
+
+def test_all_names_rivals_and_reasons_of_each(twins, capsys):
+    """--all has a line for each tensor of the model, with its source, confidence, and rivals where there are any."""
+    assert main(["weights", "match", str(twins), "test_vit", "--all"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    for key in build_model("test_vit").state_dict():
+        assert sum(line.split()[:1] == [key] for line in lines) == 1, key
+    assert sum("(or blocks.0.aaa.weight)" in line or "(or blocks.0.zzz.weight)" in line for line in lines) == 2
+
+
+@pytest.mark.parametrize("name", ["text.pth", "code.pth", "cut.safetensors", "cut.pth"])
+def test_broken_and_hostile_files_exit_1(name, resnet, tmp_path, capsys):
+    """No weights, a pickle with code, half a file: exit 1, the file named, nothing run, no traceback."""
+    path = tmp_path / name
+    if name == "text.pth":
+        path.write_text("<html>404</html>")
+    elif name == "code.pth":
+        torch.save(build_model("test_resnet"), path)
+    elif name == "cut.pth":
+        path.write_bytes(resnet.read_bytes()[:1_000_000])
+    else:
+        save_file({"w": torch.ones(1000)}, path)
+        path.write_bytes(path.read_bytes()[:2000])
+    for command in (["weights", "match", str(path), "resnet18"], ["inspect", str(path)]):
+        assert main(command) == 1
+        said = capsys.readouterr()
+        assert said.err.startswith("error: ") or "\nerror: " in said.err
+        assert name in said.err
+        assert "Traceback" not in said.err
+        assert "\x1b" not in said.err
+
+
+def test_list_says_the_same_as_json(caches, folder, capsys):
+    """Every file's path, hash and place is in the table too, and a broken file is no reason to fail."""
+    (caches / "mine").mkdir()
+    (caches / "mine" / "broken.pth").write_text("no weights")
+    assert main(["weights", "list", str(folder), str(caches / "mine"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert main(["weights", "list", str(folder), str(caches / "mine")]) == 0
+    said = capsys.readouterr()
+    assert len(found) == 6
+    together = "".join(said.out.split())  # long paths are folded
+    for file in found:
+        assert file.keys() == {"path", "where", "model", "bytes", "hash"}
+        assert file["path"] in together
+        assert file["hash"] in said.out
+    assert "error" not in said.err
+
+
+@pytest.mark.usefixtures("caches")
+def test_a_cached_name_is_written_from_its_cache(tmp_path, capsys):
+    """A name whose weights lie in a cache is a source like a file: its own values are written, without a network."""
+    out = tmp_path / "new.safetensors"
+    told = matched(capsys, "test_resnet", "test_resnet", "--out", out)
+    assert "model.safetensors" in told["source"]
+    assert told["proof"]["holds"]
+    (cached,) = tmp_path.glob("hub/*/snapshots/*/model.safetensors")
+    expected, written = load_file(cached), load_file(out)
+    assert written.keys() == expected.keys()
+    assert all(torch.equal(written[key], value) for key, value in expected.items())
+
+
+def test_a_download_that_fails_is_told(tmp_path, monkeypatch, capsys):
+    """--download without a network exits 1, says what to do instead, and writes nothing."""
+    import timm
+
+    def unreachable(*_arguments: object, pretrained: bool = False, **_options: object) -> object:
+        if pretrained:
+            raise OSError("cannot reach the hub")
+        return build(*_arguments, **_options)
+
+    build = timm.create_model
+    monkeypatch.setattr(timm, "create_model", unreachable)
+    out = tmp_path / "new.safetensors"
+    arguments = ["test_convnext2", "test_convnext2", "--download", "--out", str(out)]
+    assert main(["weights", "match", *arguments]) == 1
+    assert "could not be downloaded: cannot reach the hub" in capsys.readouterr().err
+    assert not out.exists()

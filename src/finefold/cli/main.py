@@ -233,6 +233,7 @@ def inspect(
 
 weights_app = typer.Typer(
     help="List weights on this machine, or lay weights onto a model. No network without --download.",
+    epilog="Example: finefold weights match torchvision:resnet18 resnet18",
     rich_markup_mode=None,
 )
 app.add_typer(weights_app, name="weights")

@@ -1,11 +1,12 @@
 """What fits without being equal: which unit can be made which, and the values that then are laid there."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from math import prod
 
 import torch
 from torch import Tensor
 
+from finefold.nn.dataflow import DataFlow
 from finefold.nn.layout import Layout, Placed
 from finefold.nn.units import ONLY, Shape, Unit
 from finefold.nn.weights import State
@@ -48,6 +49,22 @@ def is_other_head(source: Unit, head: Unit) -> bool:
 def weight_shape(unit: Unit) -> Shape:
     """Shape of a unit's weight, less trailing ones; empty where it has none."""
     return unit.shapes.get("weight") or unit.shapes.get(ONLY) or ()
+
+
+def coarse_label(unit: Unit, flow: DataFlow) -> Hashable:
+    """What a unit is, whatever its stem's channels, its head's size and how its weight is folded."""
+    keys = [key for keys in unit.keys.values() for key in keys]
+    is_end = any(key in flow.output for key in keys)
+    is_start = all(not flow.before.get(key) for key in keys)
+    shapes = []
+    for role, shape in sorted(unit.shapes.items()):
+        rows, rest = shape[0] if shape else 1, prod(shape[1:])
+        if is_end:
+            rows = 0
+        if is_start and len(shape) == 4:
+            rest = prod(shape[2:])
+        shapes.append((role, rows, rest))
+    return tuple(shapes)
 
 
 def lay_values(layout: Layout, source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> State:

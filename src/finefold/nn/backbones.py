@@ -23,7 +23,15 @@ from finefold.nn.identify import identify_model
 from finefold.nn.settings import Setting, apply_settings
 from finefold.nn.transplant import match_weights
 from finefold.nn.units import COUNTER
-from finefold.nn.weights import file_hash, read_header, read_state, state_hash, whole_or_nothing, write_weights
+from finefold.nn.weights import (
+    file_hash,
+    load_values,
+    read_header,
+    read_state,
+    state_hash,
+    whole_or_nothing,
+    write_weights,
+)
 
 
 class Frozen(nn.Module):
@@ -83,7 +91,7 @@ class Backbone:
         """The network: uint8 [B, H, W, 3] -> float [B, D], in evaluation mode, nothing trainable."""
         network, _ = _build(self.name, pretrained=False)
         apply_settings(network, [Setting.from_dict(values) for values in read_header(self.file).get("settings", [])])
-        network.load_state_dict(read_state(self.file), strict=False)
+        load_values(network, read_state(self.file))
         return Frozen(network, self.preprocessing).eval().requires_grad_(False)
 
 

@@ -52,15 +52,6 @@ def find_name(name: str) -> ModelName:
     raise _unknown(name, [*timm.list_models(), *torchvision_names()])
 
 
-def is_name(name: str) -> bool:
-    """Whether timm or torchvision has a model of that name."""
-    try:
-        find_name(name)
-    except WeightsError:
-        return False
-    return True
-
-
 def torchvision_names() -> list[str]:
     """Names of torchvision's image classifiers."""
     from torchvision import models
@@ -80,9 +71,12 @@ def build_model(name: str, *, pretrained: bool = False, num_classes: int | None 
 
     Raises:
         WeightsError: unknown name, or weights that cannot be downloaded.
-        ModelError: the library cannot build it so.
+        ModelError: the library cannot build it so; torchvision has neither other channels nor models without a head.
     """
     found = find_name(name)
+    if found.library == "torchvision" and (channels != DEFAULT_INPUT[0] or num_classes == 0):
+        what = "no head" if num_classes == 0 else f"{channels} channels"
+        raise ModelError(f"{found} cannot be built with {what}", "timm's models can: give a timm name")
     sizes = {} if num_classes is None else {"num_classes": num_classes}
     try:
         if found.library == "timm":
@@ -140,7 +134,7 @@ def timm_library() -> Any:
 
 
 def _unknown(name: str, known: list[str]) -> WeightsError:
-    near = get_close_matches(name, known, n=3)
+    near = get_close_matches(name, sorted(set(known)), n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else "give a timm name, or torchvision:<name>"
     return WeightsError(f"there is no model `{name}`", hint)
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -88,22 +89,31 @@ def _names(like: str) -> tuple[list[str], list[str], list[str]]:
 
 def _is_of(name: str, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
     """The number of classes with which a model has exactly these keys and shapes; None where it has not."""
-    try:
-        with _Shells():
-            model = build_model(name)
-    except (ModelError, WeightsError, RuntimeError, NotImplementedError, TypeError):  # not to be had as a shell
+    shell = _shell(name)
+    if shell is None:
         return None
-    own = _shapes(model.state_dict())
+    own, before = shell
     if own.keys() != shapes.keys():
         return None
     other = [key for key in own if own[key] != shapes[key]]
     sizes = {(own[key][0], shapes[key][0]) for key in other if own[key][1:] == shapes[key][1:]}
     if not other:
-        return _num_classes(model)
+        return before
     if len(sizes) == 1 and len(other) <= 2 and {key.rpartition(".")[2] for key in other} <= {"weight", "bias"}:
-        before, size = next(iter(sizes))
-        return size if before == _num_classes(model) else None
+        rows, size = next(iter(sizes))
+        return size if rows == before else None
     return None
+
+
+@lru_cache(maxsize=512)
+def _shell(name: str) -> tuple[dict[str, tuple[int, ...]], int] | None:
+    """Keys and shapes of a model, and its number of classes; None where it is not to be had without its memory."""
+    try:
+        with _Shells():
+            model = build_model(name)
+    except (ModelError, WeightsError, RuntimeError, NotImplementedError, TypeError):
+        return None
+    return _shapes(model.state_dict()), _num_classes(model)
 
 
 def _num_classes(model: nn.Module) -> int:

@@ -6,13 +6,12 @@ equal (a stem of other channels, query, key and value in one tensor or three) is
 guessed in silence: what could as well go elsewhere is marked with its rivals.
 """
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from math import prod
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 
 from torch import Tensor, nn
 
 from finefold.errors import ModelError, WeightsError
-from finefold.nn.adapting import ADAPTIONS, how_to_adapt, is_other_head, weight_shape
+from finefold.nn.adapting import ADAPTIONS, coarse_label, how_to_adapt, is_other_head, weight_shape
 from finefold.nn.aligning import Aligner, Pair
 from finefold.nn.catalogue import example_images
 from finefold.nn.cutting import on_device
@@ -216,7 +215,7 @@ class _Work:
             by_place: dict[Hashable, list[int]] = {}
             if flow is not None:
                 owners = {key: str(number) for key, number in _owners(units).items()}
-                labels = {str(n): _coarse(unit, flow) for n, unit in enumerate(units)}
+                labels = {str(n): coarse_label(unit, flow) for n, unit in enumerate(units)}
                 for name, colour in flow_colours(flow, labels, owners).items():
                     by_place.setdefault(colour, []).append(int(name))
             sides.append(by_place)
@@ -283,7 +282,8 @@ class _Work:
             else:
                 missing[key] = "nothing in the source fits here"
         used = {source for one in placed.values() for source in one.sources}
-        left_out = {key: self._why_left(key) for key in self._state if key not in used}
+        parents = _parents(used)
+        left_out = {key: self._why_left(key, parents) for key in self._state if key not in used}
         ordered = tuple(placed[key] for key in self._own if key in placed)
         return Layout(ordered, missing, left_out, self._misfits(left_out, used))
 
@@ -316,21 +316,30 @@ class _Work:
             return Placed(key, (), "new", 1.0, "the source counts no batches; set to 0")
         return Placed(key, (), "kept", 1.0, "an integer buffer that the model makes itself")
 
-    def _why_left(self, key: str) -> str:
+    def _why_left(self, key: str, parents: set[str]) -> str:
         if not holds_weights(self._state[key]):
             return "the model makes or needs no such integer buffer"
         heads = [self._target[number] for number in self._heads]
         unit = next((unit for unit in self._source if any(key in keys for keys in unit.keys.values())), None)
         if unit is not None and any(is_other_head(unit, head) for head in heads):
             return HEAD_REASON
-        if unit is not None and len(weight_shape(unit)) == 2 and getattr(self._model, "num_classes", None) == 0:
+        if unit is not None and getattr(self._model, "num_classes", None) == 0 and self._is_classifier(unit, parents):
             return CLASSIFIER_REASON
         return NO_PLACE
+
+    def _is_classifier(self, unit: Unit, parents: set[str]) -> bool:
+        """Whether a unit is a linear layer behind all others: by itself, last, or on the model's own features."""
+        shape = weight_shape(unit)
+        if len(shape) != 2:
+            return False
+        inside = [path for path in _parents([f"{unit.path}.weight"]) if path != unit.path and path in parents]
+        is_last = self._order_is_kept and unit.order == len(self._source) - 1
+        return not inside or is_last or shape[1] == getattr(self._model, "num_features", None)
 
     def _misfits(self, left_out: Mapping[str, str], used: set[str]) -> tuple[str, ...]:
         """Left-out tensors inside a part of the source that does have a place."""
         prefix = self._prefix if self._is_outer else ""
-        parents = {".".join(key.split(".")[:length]) for key in used for length in range(1, key.count(".") + 1)}
+        parents = _parents(used)
         owners = _owners(self._source)
         siblings = {self._place_of(self._source[owners[key]]) for key in used if key in owners}
         found = []
@@ -352,6 +361,11 @@ class _Work:
         return unit.label, unit.path.rpartition(".")[0]
 
 
+def _parents(keys: Iterable[str]) -> set[str]:
+    """Every module that holds one of some keys."""
+    return {".".join(key.split(".")[:length]) for key in keys for length in range(1, key.count(".") + 1)}
+
+
 def _sibling(key: str, last: str) -> str:
     """The key of another tensor of the same layer."""
     path = key.rpartition(".")[0]
@@ -369,19 +383,3 @@ def _owners(units: Sequence[Unit]) -> dict[str, int]:
 
 def _example(model: nn.Module) -> Tensor:
     return on_device(model, example_images(model))
-
-
-def _coarse(unit: Unit, flow: DataFlow) -> Hashable:
-    """What a unit is, whatever its stem's channels, its head's size and how its weight is folded."""
-    keys = [key for keys in unit.keys.values() for key in keys]
-    is_end = any(key in flow.output for key in keys)
-    is_start = all(not flow.before.get(key) for key in keys)
-    shapes = []
-    for role, shape in sorted(unit.shapes.items()):
-        rows, rest = shape[0] if shape else 1, prod(shape[1:])
-        if is_end:
-            rows = 0
-        if is_start and len(shape) == 4:
-            rest = prod(shape[2:])
-        shapes.append((role, rows, rest))
-    return tuple(shapes)

@@ -20,9 +20,9 @@ from finefold.nn.layout import CLASSIFIER_REASON, HEAD_REASON, Layout
 from finefold.nn.matching import lay_out
 from finefold.nn.settings import Setting, apply_settings, compare_modules, compare_operations
 from finefold.nn.units import holds_weights, wrapper_prefix
-from finefold.nn.weights import State, keeps_order, read_state
+from finefold.nn.weights import State, keeps_order, load_values, read_state
 
-TOLERANCE = 1e-4  # of outputs, relative to the largest
+TOLERANCE = 1e-5  # of outputs, relative to the largest; right matches differ by 1e-6 at most
 _TINY = 1e-2  # a tensor with no larger value is made anew for the proof
 _LIVELY = (
     1e-4  # outputs for two images must differ by this much, relative to the largest, or equal outputs prove nothing
@@ -141,7 +141,7 @@ class Match:
         if own.keys() != self._target.keys() or any(own[key] != state[key].shape for key in state):
             raise WeightsError("these weights were matched to another model", "match them to this one")
         apply_settings(model, self.settings)
-        model.load_state_dict(state, strict=False)
+        load_values(model, state)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as `finefold weights match --json` prints them."""

@@ -6,6 +6,7 @@ import os
 import re
 import warnings
 import zipfile
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, TypeGuard
 import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from finefold.errors import WeightsError
 
@@ -139,6 +140,13 @@ def _check_tensor(key: str, tensor: Tensor, path: Path) -> None:
 
 def _first_line(reason: Exception) -> str:
     return (str(reason).splitlines() or [type(reason).__name__])[0][:200]
+
+
+def load_values(model: nn.Module, state: State) -> None:
+    """Loads a state, or a part of one, of a model's own keys and of its own version (torchvision's MNASNet asks)."""
+    versioned = OrderedDict(state)
+    versioned._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
+    model.load_state_dict(versioned, strict=False)
 
 
 def state_hash(state: State) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from finefold.errors import UsageError, WeightsError
-from finefold.nn.catalogue import build_model, find_name, is_name
+from finefold.nn.catalogue import build_model, find_name
 from finefold.nn.devices import set_threads
 from finefold.nn.finding import SUFFIXES, WeightsFile, list_weights, local_weights
 from finefold.nn.identify import models_like
@@ -157,7 +157,7 @@ class _Source:
 
 def _source(source: str | Path, target: str, source_name: str | None, download: bool) -> _Source:
     path = Path(source)
-    if path.is_file() or path.suffix in SUFFIXES or not is_name(str(source)):
+    if path.is_file() or path.suffix in SUFFIXES:
         state = read_state(path)
         if source_name is not None:
             known = build_model(source_name, num_classes=_num_rows(state, source_name))

@@ -276,13 +276,13 @@ def test_a_prefix_chooses_the_library(name, what, last, capsys):
 @pytest.mark.parametrize("name", ["resnet81", "torchvision:resnet81", "tf_efficientnet_lit0"])
 def test_each_name_that_is_offered_is_one_that_can_be_given(name, capsys):
     """The hint of a misspelt name offers different names, each of which is known as it stands there."""
-    from finefold.nn.catalogue import is_name
+    from finefold.nn.catalogue import find_name
 
     assert main(["inspect", name]) == 1
     hint = capsys.readouterr().err.partition("hint: did you mean ")[2].strip().removesuffix("?")
     offered = hint.split(" or ")
     assert len(offered) == len(set(offered)) > 1
-    assert all(is_name(one) for one in offered)
+    assert [str(find_name(one)) for one in offered] == offered
 
 
 def test_weights_that_lie_on_this_machine_are_used_where_values_count(capsys):

@@ -6,7 +6,7 @@ Nothing is known of families; what cannot be traced is not opened, and what cann
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import partial
@@ -21,6 +21,7 @@ from finefold.nn.tracing import Trace, Untraceable, attributes_kept, open_chain,
 
 _TOLERANCE = 1e-5
 _GRADIENT_TOLERANCE = 1e-3  # sums over many pixels, in another order
+_GRADIENTS_COMPARED = 8  # parameters
 _LARGER_PX = 32
 _TRAINING_TRACES = 6
 
@@ -209,22 +210,24 @@ def _why_not_as_followed(model: nn.Module, trace: Trace, images_BCHW: Tensor) ->
 
 
 def _run_once(model: nn.Module, images_BCHW: Tensor, with_gradients: bool) -> Any:
-    with torch.set_grad_enabled(with_gradients):
+    with torch.set_grad_enabled(with_gradients), attributes_kept(model):
         return model(images_BCHW.clone())
 
 
 def _have_equal_gradients(model: nn.Module, output: Any, again: Any) -> bool:
     """Whether two outputs of the same parameters give them the same gradients."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not parameters:
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not trainable:
         return True
+    parameters = trainable[:: -(-len(trainable) // _GRADIENTS_COMPARED)]  # the first among them: all paths lead there
     found = []
     for value in (output, again):
         tensors = [one for one in output_tensors(value) if one.requires_grad]
         weights = [torch.linspace(-1, 1, max(1, one.numel())).to(one).reshape(one.shape) for one in tensors]
         gradients: tuple[Tensor | None, ...] = (None,) * len(parameters)
         if tensors:
-            gradients = torch.autograd.grad(tensors, parameters, weights, allow_unused=True)
+            with suppress(RuntimeError, NotImplementedError):  # a model that cannot be gone back through at all
+                gradients = torch.autograd.grad(tensors, parameters, weights, allow_unused=True)
         found.append(gradients)
     return all(
         (one is None) == (other is None)
@@ -241,7 +244,8 @@ def _tensors_of(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def _other_batches(images_BCHW: Tensor) -> Iterator[Tensor]:
     """The images, one of them, twice as many, and larger ones: code may look at any of it."""
     yield images_BCHW
-    yield images_BCHW[:1]
+    if len(images_BCHW) > 1:
+        yield images_BCHW[:1]
     yield torch.cat([images_BCHW, images_BCHW.flip(-1)])
     if images_BCHW.ndim == 4:
         yield nn.functional.pad(images_BCHW[:1], (0, _LARGER_PX, 0, _LARGER_PX))

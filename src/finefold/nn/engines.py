@@ -90,6 +90,8 @@ class OpenVinoEngine:
         }
         self._compiled = core.compile_model(core.read_model(exported_model(backbone)), "CPU", settings)
         self._local = threading.local()
+        # two threads that first hand over arrays at the same moment can wait for each other for ever: be the first here
+        openvino.Tensor(np.zeros(1, np.float32))
 
     def __call__(self, images_BHWC: Images) -> Features:
         if not hasattr(self._local, "request"):

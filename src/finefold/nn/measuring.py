@@ -231,7 +231,7 @@ def measure_gradients(model: nn.Module, images_BCHW: Tensor, labels_B: Tensor | 
     trainable = [(name, parameter) for name, parameter in named if parameter.requires_grad]
     if not trainable:
         raise ModelError("no parameter requires a gradient", "unfreeze some: `parameter.requires_grad_(True)`")
-    with training_kept(model), attributes_kept(model), torch.random.fork_rng(devices=[]):
+    with training_kept(model), attributes_kept(model), torch.enable_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # of dropout
         model.train()
         loss = _loss(model, images_BCHW, labels_B)

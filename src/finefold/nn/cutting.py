@@ -111,7 +111,7 @@ def find_cuts(model: nn.Module, *, example: Tensor | None = None) -> Chain:
         model: takes images [B, C, H, W]; its parameters are not touched.
         example: images to run it on once; a random one of the model's own size by default.
     """
-    images_BCHW = on_device(model, example_images(model) if example is None else example)
+    images_BCHW = example_for(model, example)
     try:
         with training_kept(model):
             model.eval()
@@ -149,13 +149,12 @@ def cut(model: nn.Module, at: str | int, *, example: Tensor | None = None) -> Cu
         ModelError: there is no such cut, or model and parts differ on the example.
     """
     chain = find_cuts(model, example=example)
-    point = chain.point(at)
-    assert chain._trace is not None
-    node = chain._trace.nodes[point.index]
-    prefix = _module(model, chain._trace, _prefix_graph(chain._trace, node), "Prefix")
-    tail = _module(model, chain._trace, _tail_graph(chain._trace, node), "Tail")
+    point, trace = chain.point(at), chain._trace
+    assert trace is not None
+    prefix = _module(model, trace, _prefix_graph(trace, trace.nodes[point.index]), "Prefix")
+    tail = _module(model, trace, _tail_graph(trace, trace.nodes[point.index]), "Tail")
     made = Cut(prefix, tail, point)
-    _prove(model, made, on_device(model, example_images(model) if example is None else example))
+    _prove(model, made, example_for(model, example))
     return made
 
 
@@ -168,12 +167,8 @@ def _run(model: nn.Module, trace: Trace, images_BCHW: Tensor) -> dict[fx.Node, t
     crossings = trace.crossings()
     if not crossings:
         return {}
-    graph = fx.Graph()
-    copies = _Copies(graph)
-    for node in trace.nodes[: trace.place[crossings[-1]] + 1]:
-        copies[node]
-    graph.output(tuple(copies[node] for node in crossings))
-    values = _module(model, trace, graph, "Crossings")(images_BCHW.clone())
+    given = _module(model, trace, _prefix_graph(trace, *crossings), "Crossings")(images_BCHW.clone())
+    values = given if len(crossings) > 1 else (given,)
     is_tensor = [isinstance(value, Tensor) and value.ndim > 0 for value in values]
     return {
         node: tuple(value.shape[1:]) for node, value, is_one in zip(crossings, values, is_tensor, strict=True) if is_one
@@ -278,13 +273,14 @@ def _shape_of(trace: Trace) -> list[tuple[str, str, str]]:
     return [(node.op, str(node.target), f"{node.args} {node.kwargs}") for node in trace.nodes]
 
 
-def _prefix_graph(trace: Trace, at: fx.Node) -> fx.Graph:
+def _prefix_graph(trace: Trace, *ends: fx.Node) -> fx.Graph:
+    """From the images to a node, or to several in the order of the trace, as a tuple."""
     graph = fx.Graph()
     copies = _Copies(graph)
-    for node in trace.nodes[: trace.place[at] + 1]:
+    for node in trace.nodes[: trace.place[ends[-1]] + 1]:
         if node not in trace.static:
             copies[node]
-    graph.output(copies[at])
+    graph.output(copies[ends[0]] if len(ends) == 1 else tuple(copies[node] for node in ends))
     return graph
 
 
@@ -379,6 +375,11 @@ def does_not_run(images_BCHW: Tensor, reason: Exception) -> ModelError:
         f"the model does not run on images {list(images_BCHW.shape)}: {text[:160]}",
         "give images of the size and channels it wants",
     )
+
+
+def example_for(model: nn.Module, example: Tensor | None = None) -> Tensor:
+    """The images given, or a random one of the model's own size, where and as the model's parameters are."""
+    return on_device(model, example_images(model) if example is None else example)
 
 
 def on_device(model: nn.Module, images_BCHW: Tensor) -> Tensor:

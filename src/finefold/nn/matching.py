@@ -8,13 +8,12 @@ guessed in silence: what could as well go elsewhere is marked with its rivals.
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 
-from torch import Tensor, nn
+from torch import nn
 
 from finefold.errors import ModelError, WeightsError
 from finefold.nn.adapting import ADAPTIONS, coarse_label, how_to_adapt, is_other_head, weight_shape
 from finefold.nn.aligning import Aligner, Pair
-from finefold.nn.catalogue import example_images
-from finefold.nn.cutting import on_device
+from finefold.nn.cutting import example_for
 from finefold.nn.dataflow import DataFlow, flow_colours, watch_flow
 from finefold.nn.layout import CLASSIFIER_REASON, HEAD_REASON, NO_HEAD_REASON, NO_PLACE, Layout, Placed
 from finefold.nn.units import (
@@ -210,7 +209,7 @@ class _Work:
     def _colours(self, source_model: nn.Module) -> tuple[dict[Hashable, list[int]], dict[Hashable, list[int]]]:
         """The units of both sides by their place in the flow of data."""
         sides = []
-        flows = (watch_flow(source_model, _example(source_model)), self._target_flow())
+        flows = (watch_flow(source_model, example_for(source_model)), self._target_flow())
         for units, flow in zip((self._source, self._target), flows, strict=True):
             by_place: dict[Hashable, list[int]] = {}
             if flow is not None:
@@ -229,7 +228,7 @@ class _Work:
     def _target_flow(self) -> DataFlow | None:
         if self._flow is None:
             try:
-                self._flow = watch_flow(self._model, _example(self._model))
+                self._flow = watch_flow(self._model, example_for(self._model))
             except ModelError:
                 return None
         return self._flow
@@ -379,7 +378,3 @@ def _role(unit: Unit, key: str) -> str:
 def _owners(units: Sequence[Unit]) -> dict[str, int]:
     """Key -> number of the unit that has it."""
     return {key: number for number, unit in enumerate(units) for keys in unit.keys.values() for key in keys}
-
-
-def _example(model: nn.Module) -> Tensor:
-    return on_device(model, example_images(model))

@@ -3,12 +3,10 @@
 Measuring (shapes, operations, time, gradients) is `nn/measuring.py`'s.
 """
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from finefold.data.findings import Finding
@@ -16,6 +14,7 @@ from finefold.nn.catalogue import example_images
 from finefold.nn.cutting import Chain, find_cuts, on_device
 from finefold.nn.measuring import Flow, Gradients, measure_flow, measure_gradients
 from finefold.nn.stages import Stage, find_stages
+from finefold.nn.weights import tensor_hash
 
 
 @dataclass(frozen=True)
@@ -256,14 +255,6 @@ def _state_row(key: str, tensor: Tensor) -> StateRow:
 
 def _finite(value: Tensor) -> float | None:
     return float(value) if bool(value.isfinite()) else None
-
-
-def tensor_hash(tensor: Tensor) -> str:
-    """16 hex digits over a tensor's shape, type and values."""
-    plain = tensor.detach().contiguous().cpu()
-    digest = hashlib.sha256(f"{tuple(plain.shape)} {plain.dtype}".encode())
-    digest.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b"")
-    return digest.hexdigest()[:16]
 
 
 def _dtype(tensor: Tensor) -> str:

@@ -149,13 +149,28 @@ def load_values(model: nn.Module, state: State) -> None:
     model.load_state_dict(versioned, strict=False)
 
 
+def tensor_hash(tensor: Tensor) -> str:
+    """16 hex digits over a tensor's shape, type and values."""
+    what, values = _content(tensor)
+    digest = hashlib.sha256(what.encode())
+    digest.update(values)
+    return digest.hexdigest()[:16]
+
+
+def _content(tensor: Tensor) -> tuple[str, bytes]:
+    """A tensor's shape and type in words, and its values."""
+    plain = tensor.detach().contiguous().cpu()
+    values = plain.reshape(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b""
+    return f"{tuple(plain.shape)} {plain.dtype}", values
+
+
 def state_hash(state: State) -> str:
     """16 hex digits over names, shapes, types and values."""
     digest = hashlib.sha256()
     for name in sorted(state):
-        tensor = state[name].detach().contiguous().cpu()
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+        what, values = _content(state[name])
+        digest.update(f"{name} {what}".encode())
+        digest.update(values)
     return digest.hexdigest()[:16]
 
 

@@ -12,7 +12,13 @@
   * SubmissionError          predictions and template do not belong together
   * UsageError               exit code 2: the invocation itself
     * RecipeError            a recipe has unknown keys, wrong types or impossible combinations
+
+FinefoldWarning is no error: what was chosen where a file or recipe leaves it open.
 """
+
+
+class FinefoldWarning(UserWarning):
+    """Something was chosen for the user, who may want it otherwise; the command line prints it once on stderr."""
 
 
 class FinefoldError(Exception):

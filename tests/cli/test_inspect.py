@@ -353,3 +353,21 @@ def test_without_a_target_it_is_a_mistake(capsys):
     """`finefold inspect` alone exits 2 and says what is missing."""
     assert main(["inspect"]) == 2
     assert "Missing argument 'NAME|RUN|FILE'" in capsys.readouterr().err
+
+
+def test_what_has_no_use_is_not_ignored(capsys, job):
+    """--data where nothing is run, and --fold where there is no run, exit 2 and say so."""
+    assert main(["inspect", SMALL, "--data", str(job.data)]) == 2
+    assert "add --forward or --gradients" in capsys.readouterr().err
+    assert main(["inspect", SMALL, "--fold", "1"]) == 2
+    assert "is no run" in capsys.readouterr().err
+
+
+def test_a_file_of_several_states_says_which_is_read(capsys, tmp_path):
+    """A checkpoint with averaged weights beside the plain ones: the plain are read, one line on stderr says so."""
+    states = {"state_dict": {"a.weight": torch.ones(2, 2)}, "state_dict_ema": {"a.weight": torch.zeros(3, 3)}}
+    torch.save(states, tmp_path / "both.pth")
+    assert main(["inspect", str(tmp_path / "both.pth"), "--state"]) == 0
+    said = capsys.readouterr()
+    assert "2x2" in said.out
+    assert said.err.count("`state_dict` is read, and not `state_dict_ema`") == 1

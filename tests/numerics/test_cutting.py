@@ -1064,3 +1064,91 @@ def test_the_parts_follow_weights_that_are_loaded_later(build, images_BCHW):
     model.load_state_dict(other.state_dict())
     with torch.no_grad():
         assert torch.equal(made.tail(made.prefix(images_BCHW)), other(images_BCHW))
+
+
+class AsksForLargeBatch(Net):
+    def middle(self, maps_BCHW):
+        return self.body(maps_BCHW * 2 if isinstance(maps_BCHW, Tensor) and len(maps_BCHW) > 4 else maps_BCHW)
+
+
+class AsksForSmallSize(Net):
+    def middle(self, maps_BCHW):
+        height = maps_BCHW.shape[2]
+        return self.body(maps_BCHW * 2 if isinstance(height, int) and height < 8 else maps_BCHW)
+
+
+@pytest.mark.parametrize("build", [AsksForLargeBatch, AsksForSmallSize], ids=lambda build: build.__name__)
+def test_code_that_decides_by_batch_or_size_never_tried_is_not_cut_there(build, images_BCHW):
+    """Batches and sizes that find_cuts does not try: parts give what the whole gives, or there is no cut."""
+    model = build().eval()
+    chain = find_cuts(model, example=images_BCHW)
+    for point in chain.cuts:
+        made = cut(model, point.name, example=images_BCHW)
+        for other_BCHW in (torch.randn(8, 3, 16, 16), torch.randn(2, 3, 6, 6)):
+            with torch.no_grad():
+                assert same(made.tail(made.prefix(other_BCHW)), model(other_BCHW)), point.name
+
+
+def test_code_that_asks_for_a_tensor_is_cut(images_BCHW):
+    """isinstance(x, Tensor) is true while the code is followed, as it is when it runs."""
+    assert len(find_cuts(TakesLists().eval(), example=images_BCHW).cuts) > 3
+
+
+def test_a_layer_that_is_seldom_left_out_in_training_is_seen(images_BCHW):
+    """Code that draws a number is told, however seldom the number changes what it does."""
+
+    class SeldomDrops(Net):
+        def middle(self, maps_BCHW):
+            return maps_BCHW if self.training and random.random() < 1e-6 else self.body(maps_BCHW)
+
+    chain = find_cuts(SeldomDrops(), example=images_BCHW)
+    assert chain.reason == "its own code draws random numbers"
+
+
+def test_a_helper_that_is_no_module_keeps_no_stand_in(images_BCHW):
+    """Code that keeps its last maps in an object of its own: nothing of the tracer's is left there."""
+
+    class Memory:
+        last: object = None
+
+    class Remembers(Net):
+        def __init__(self):
+            super().__init__()
+            self.memory = Memory()
+
+        def middle(self, maps_BCHW):
+            self.memory.last = maps_BCHW
+            return self.body(maps_BCHW)
+
+    model = Remembers().eval()
+    find_cuts(model, example=images_BCHW)
+    assert not isinstance(model.memory.last, fx.Proxy)
+
+
+def test_a_model_made_in_inference_mode_is_looked_at(images_BCHW):
+    """Parameters that keep no count of writes are no reason to fail."""
+    with torch.inference_mode():
+        model = Net().eval()
+    with torch.no_grad():
+        assert len(find_cuts(model, example=images_BCHW).cuts) > 3
+
+
+def test_an_output_in_a_dataclass_is_compared(images_BCHW):
+    """The tensors of a dataclass are found; an output without any tensor is told."""
+
+    @dataclass
+    class Answer:
+        logits_BK: Tensor
+
+    class GivesDataclass(Net):
+        def forward(self, images_BCHW):
+            return Answer(super().forward(images_BCHW))
+
+    class GivesNothing(Net):
+        def forward(self, images_BCHW):
+            super().forward(images_BCHW)
+            return "done"
+
+    chain = find_cuts(GivesDataclass().eval(), example=images_BCHW)
+    assert chain.reason is None or "Answer" not in chain.reason
+    assert "no tensor is found" in str(find_cuts(GivesNothing().eval(), example=images_BCHW).reason)

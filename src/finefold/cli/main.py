@@ -2,13 +2,14 @@
 
 import re
 import sys
+import warnings
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TextIO
 
 import typer
 
 import finefold
-from finefold.errors import FinefoldError
+from finefold.errors import FinefoldError, FinefoldWarning
 
 app = typer.Typer(
     name="finefold",
@@ -34,7 +35,9 @@ def run() -> None:
 def main(arguments: list[str]) -> int:
     """Runs one command; its exit code."""
     try:
-        code = app(args=arguments or ["--help"], prog_name="finefold", standalone_mode=False)
+        with warnings.catch_warnings():
+            _show_our_warnings()
+            code = app(args=arguments or ["--help"], prog_name="finefold", standalone_mode=False)
         if code == INTERRUPTED:  # how typer tells of Ctrl-C
             raise KeyboardInterrupt
     except FinefoldError as error:
@@ -47,6 +50,27 @@ def main(arguments: list[str]) -> int:
         print("interrupted: run the same command again, what was cached is reused", file=sys.stderr)
         return INTERRUPTED
     return code if isinstance(code, int) else 0
+
+
+def _show_our_warnings() -> None:
+    """finefold's own warnings as one line on stderr, each once; those of others as before."""
+    before = warnings.showwarning
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if issubclass(category, FinefoldWarning):
+            print(f"warning: {message}", file=sys.stderr)
+        else:
+            before(message, category, filename, lineno, file, line)
+
+    warnings.showwarning = show
+    warnings.simplefilter("once", FinefoldWarning)
 
 
 def _print_usage_error(error: Any) -> None:
@@ -207,7 +231,7 @@ def inspect(
     data: Annotated[
         Path | None, typer.Option(help="a data.toml whose images to use; drawn faces by default", metavar="DATA.toml")
     ] = None,
-    fold: Annotated[int, typer.Option(min=0, help="of a run: whose head")] = 0,
+    fold: Annotated[int | None, typer.Option(min=0, help="of a run: whose head; 0 by default")] = None,
     download: Annotated[bool, typer.Option("--download", help="fetch the pretrained weights of NAME")] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from finefold.nn.cutting import does_not_run, training_kept
+from finefold.nn.comparing import does_not_run, training_kept
 from finefold.nn.measuring import plain_attention
 from finefold.nn.tracing import attributes_kept
 
@@ -228,11 +228,12 @@ def flow_colours(flow: DataFlow, labels: Mapping[str, Any], owners: Mapping[str,
 def _colour(edges: Mapping[str, set[str]], labels: Mapping[str, Any]) -> dict[str, int]:
     """A number for each node and everything that its edges lead to, by rounds until no further nodes differ."""
     colours = {node: hash(label) for node, label in labels.items()}
-    count = 0
-    while len(set(colours.values())) > count:
-        count = len(set(colours.values()))
+    for _ in range(len(edges)):  # the longest way has no more steps; where it is a ring, as many tell nodes apart
+        before = colours
         colours = {
-            node: hash((labels[node], tuple(sorted(Counter(colours[one] for one in edges[node]).items()))))
+            node: hash((labels[node], tuple(sorted(Counter(before[one] for one in edges[node]).items()))))
             for node in edges
         }
+        if colours == before:
+            break
     return colours

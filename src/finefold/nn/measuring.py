@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from finefold.data.findings import Finding
 from finefold.errors import ModelError
-from finefold.nn.cutting import does_not_run, output_tensors, training_kept
+from finefold.nn.comparing import does_not_run, output_tensors, training_kept
 from finefold.nn.tracing import attributes_kept
 
 _TIMED_RUNS = 3
@@ -231,7 +231,13 @@ def measure_gradients(model: nn.Module, images_BCHW: Tensor, labels_B: Tensor | 
     trainable = [(name, parameter) for name, parameter in named if parameter.requires_grad]
     if not trainable:
         raise ModelError("no parameter requires a gradient", "unfreeze some: `parameter.requires_grad_(True)`")
-    with training_kept(model), attributes_kept(model), torch.enable_grad(), torch.random.fork_rng(devices=[]):
+    with (
+        torch.inference_mode(False),
+        training_kept(model),
+        attributes_kept(model),
+        torch.enable_grad(),
+        torch.random.fork_rng(devices=[]),
+    ):
         torch.manual_seed(0)  # of dropout
         model.train()
         loss = _loss(model, images_BCHW, labels_B)

@@ -3,12 +3,16 @@
 Its modules are links that are not looked into, but for those that are chains of larger parts themselves.
 """
 
+import builtins
+import random
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from copy import copy
+from copy import copy, deepcopy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
@@ -93,19 +97,22 @@ def trace_model(model: nn.Module, opened: set[str]) -> Trace:
     Raises:
         Untraceable: its code decides by what is in the tensors.
     """
-    tracer, root = _Opener(opened), _One(model)
+    tracer, root, own = _Opener(opened), _One(_shell(model)), _One(model)
+    dice = _dice()
     try:
-        with attributes_kept(model):
+        with attributes_kept(model), _stand_ins_are_tensors():
             graph = tracer.trace(root)
     except Exception as reason:  # whatever a model's code does with a stand-in instead of a tensor
         text = (str(reason).splitlines() or [""])[0]
         raise Untraceable(f"its code cannot be followed ({type(reason).__name__}: {text[:120]})") from reason
+    if _dice() != dice:
+        raise Untraceable("its own code draws random numbers")
     parts: dict[str, Any] = {}
     for node in graph.nodes:
         if node.op in ("call_module", "get_attr"):
             whole = str(node.target)
             node.target = whole.removeprefix(f"{_ROOT}.")
-            parts[node.target] = _part(root, whole)
+            parts[node.target] = _part(own if whole.startswith(f"{_ROOT}.") else root, whole)
     nodes = tuple(graph.nodes)
     ends = {
         path.removeprefix(f"{_ROOT}."): result.node
@@ -118,6 +125,44 @@ def trace_model(model: nn.Module, opened: set[str]) -> Trace:
         if node.op == "get_attr" or (node.op.startswith("call") and inputs and all(one in static for one in inputs)):
             static.add(node)
     return Trace(nodes, ends, {node: number for number, node in enumerate(nodes)}, frozenset(static), parts)
+
+
+def _shell(model: nn.Module) -> nn.Module:
+    """The model's structure anew around its own tensors: what following leaves behind, it leaves there."""
+    try:
+        return deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
+    except Exception:  # a user's module may hold anything; then its attributes are put back, see below
+        return model
+
+
+def _dice() -> tuple[Any, ...]:
+    """The states of the random generators that code draws from where it names none."""
+    name, keys, *rest = cast(tuple[Any, ...], np.random.get_state())
+    return random.getstate(), name, keys.tobytes(), rest, torch.get_rng_state().numpy().tobytes()
+
+
+@contextmanager
+def _stand_ins_are_tensors() -> Iterator[None]:
+    """In the block, `isinstance` takes a stand-in for a tensor where anything but torch's own code asks.
+
+    Raises:
+        Untraceable: from within the model's code, which asks whether something is a number: it may be a size.
+    """
+    plain = builtins.isinstance
+
+    def asked(value: Any, kinds: Any, /) -> bool:
+        if not plain(value, fx.Proxy) or sys._getframe(1).f_globals.get("__name__", "").partition(".")[0] == "torch":
+            return plain(value, kinds)
+        told = kinds if plain(kinds, tuple) else (kinds,)
+        if int in told or float in told:
+            raise Untraceable("it asks whether something that is known only from an image is a number")
+        return Tensor in told or plain(value, kinds)
+
+    builtins.isinstance = asked
+    try:
+        yield
+    finally:
+        builtins.isinstance = plain
 
 
 @contextmanager

@@ -14,7 +14,8 @@ from torch.func import functional_call
 from finefold.errors import ModelError, WeightsError
 from finefold.nn.adapting import lay_values
 from finefold.nn.catalogue import input_shape
-from finefold.nn.cutting import on_device, output_tensors, training_kept
+from finefold.nn.comparing import output_tensors, training_kept
+from finefold.nn.cutting import on_device
 from finefold.nn.dataflow import watch_flow
 from finefold.nn.layout import CLASSIFIER_REASON, HEAD_REASON, Layout
 from finefold.nn.matching import lay_out

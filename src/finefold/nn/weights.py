@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from finefold.errors import WeightsError
+from finefold.errors import FinefoldWarning, WeightsError
 
 State = dict[str, Tensor]
 _STATE_ENTRIES = ("state_dict", "model", "state_dict_ema", "model_state_dict", "model_state")
@@ -106,13 +106,15 @@ def _state_in(loaded: Any, path: Path) -> State:
     if _is_state(loaded):
         return loaded
     nested = {str(key): value for key, value in loaded.items() if _is_state(value)}
-    chosen = next((nested[key] for key in _STATE_ENTRIES if key in nested), None)
-    if chosen is None and len(nested) == 1:
-        chosen = next(iter(nested.values()))
-    if chosen is None:
+    known = [key for key in _STATE_ENTRIES if key in nested] or (list(nested) if len(nested) == 1 else [])
+    if not known:
         several = f": several entries are ({', '.join(nested)})" if nested else ""
         raise WeightsError(f"{path} holds no state dict{several}", "save `model.state_dict()` as .safetensors")
-    return chosen
+    if len(known) > 1:
+        others = ", ".join(f"`{key}`" for key in known[1:])
+        told = f"{path} holds several states: `{known[0]}` is read, and not {others}; save that alone to read it"
+        warnings.warn(told, FinefoldWarning, stacklevel=3)
+    return nested[known[0]]
 
 
 def _is_state(value: Any) -> TypeGuard[State]:

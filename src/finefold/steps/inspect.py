@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from finefold.data.preprocessing import Preprocessing
 from finefold.data.samples import SampleTable
 from finefold.data.synthetic import portrait_batch
-from finefold.errors import DataError, ImageError, ModelError, RunError, WeightsError
+from finefold.errors import DataError, ImageError, ModelError, RunError, UsageError, WeightsError
 from finefold.nn.backbones import Backbone, own_preprocessing
 from finefold.nn.catalogue import build_model, find_name, input_shape
 from finefold.nn.classifier import Classifier
@@ -80,7 +80,7 @@ def inspect(
     gradients: bool = False,
     state: bool = False,
     data: str | Path | None = None,
-    fold: int = 0,
+    fold: int | None = None,
     download: bool = False,
     progress: Progress = SILENT,
 ) -> Inspected:
@@ -93,15 +93,20 @@ def inspect(
         state: list every tensor; of a file, without building a model.
         data: a data.toml whose first images and labels make the batch; a run has its own, and drawn faces serve
             otherwise.
-        fold: of a run, whose head is looked at.
+        fold: of a run, whose head is looked at; 0 by default.
         download: fetch the weights that a name's makers published.
         progress: told of the stages.
 
     Raises:
         WeightsError, RunError, ModelError, DataError: see each.
+        UsageError: what was said has no use here.
     """
     set_threads()
     path = Path(target)
+    if data is not None and not forward and not gradients:
+        raise UsageError("--data says which images to run, and nothing is run", "add --forward or --gradients")
+    if fold is not None and not path.is_dir():
+        raise UsageError(f"--fold says which head of a run, and {target} is no run", "leave --fold out")
     if path.is_file() or (path.suffix in SUFFIXES and not path.is_dir()):
         if not forward and not gradients:
             with progress.stage("reading", 0, ""):
@@ -110,7 +115,7 @@ def inspect(
             return Inspected(f"weights file {path}", str(path), "", None, state_tree(tensors), rows)
         subject = _file_subject(path, progress)
     elif path.is_dir():
-        subject = _run_subject(path, fold)
+        subject = _run_subject(path, fold or 0)
     else:
         subject = _named_subject(str(target), download=download, needs_weights=state or gradients, progress=progress)
     images, labels, told = None, None, ""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from finefold.errors import ModelError
-from finefold.nn.dataflow import DataFlow, flow_colours, state_tensors, watch_flow
+from finefold.nn.dataflow import DataFlow, _colour, flow_colours, state_tensors, watch_flow
 
 NOTHING: frozenset[str] = frozenset()
 
@@ -505,3 +505,13 @@ def test_colours_do_not_depend_on_names_or_their_order(seed):
         found.append([pairs[f"u{place}"] for place in places])
     assert found[0] == found[1]
     assert len(set(found[0])) == depth
+
+
+def test_colours_of_a_part_do_not_depend_on_what_stands_beside_it():
+    """The same chain gets the same numbers alone and beside a longer one that takes more rounds to tell apart."""
+    short = {"a0": set(), "a1": {"a0"}, "a2": {"a1"}}
+    long = {f"b{number}": {f"b{number - 1}"} if number else set() for number in range(9)}
+    labels = {"a0": "stem", "a1": "body", "a2": "head"} | dict.fromkeys(long, "link")
+    alone, beside = _colour(short, {node: labels[node] for node in short}), _colour(short | long, labels)
+    assert {node: beside[node] for node in short} == {node: alone[node] for node in short}
+    assert len(set(beside.values())) == len(beside)

@@ -520,3 +520,12 @@ def test_values_that_are_told_are_plain(images_BCHW):
         "zeros": None,
         "not_finite": 0,
     }
+
+
+def test_gradients_are_measured_in_a_callers_inference_mode():
+    """A caller that switched gradients off altogether still gets them measured."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    images_BCHW = torch.randn(4, 3, 2, 2)
+    with torch.inference_mode():
+        seen = measure_gradients(model, images_BCHW)
+    assert all(row.norm is not None and row.norm > 0 for row in seen.rows)

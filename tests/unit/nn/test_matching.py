@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from timm.models._manipulate import adapt_input_conv
 from torch import Tensor, nn
 
-from finefold.errors import WeightsError
+from finefold.errors import FinefoldWarning, WeightsError
 from finefold.nn.catalogue import build_model
 from finefold.nn.matching import lay_out
 from finefold.nn.transplant import Match, match_weights
@@ -1057,7 +1057,8 @@ def test_of_two_states_in_one_file_the_models_own_is_taken(tmp_path):
     state, names = renamed(state_of(model), lambda key: f"module.{key}")
     average = {key: value + 1 for key, value in state.items()}
     torch.save({"state_dict_ema": average, "state_dict": state, "epoch": 1}, tmp_path / "w.pth")
-    match = match_weights(tmp_path / "w.pth", model)
+    with pytest.warns(FinefoldWarning, match="`state_dict` is read, and not `state_dict_ema`"):
+        match = match_weights(tmp_path / "w.pth", model)
     assert_right(match, names)
     assert torch.equal(match.state()["fc.weight"], state["module.fc.weight"])
 

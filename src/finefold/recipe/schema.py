@@ -6,6 +6,18 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from finefold.data.schema import Table
+from finefold.recipe.durations import Duration
+from finefold.recipe.training import (
+    AugmentRecipe,
+    CacheRecipe,
+    LossRecipe,
+    OptimRecipe,
+    PhaseRecipe,
+    PredictRecipe,
+    SamplingRecipe,
+    ScheduleRecipe,
+    TrainRecipe,
+)
 
 STRENGTHS = (10.0, 30.0, 100.0, 300.0, 1000.0)
 
@@ -39,7 +51,7 @@ class ProbeRecipe(Table):
     """`[probe]`: linear heads on frozen features, one per fold and strength."""
 
     strengths: tuple[float, ...] = STRENGTHS
-    power: float = Field(default=0.5, gt=0, le=1)
+    power: float = Field(default=0.5, gt=0, le=1)  # 1 where phases train on: a root has no slope at 0
     max_steps: int = Field(default=200, ge=1)
 
     @field_validator("strengths")
@@ -64,7 +76,16 @@ class Recipe(Table):
     split: SplitRecipe = SplitRecipe()
     image: ImageRecipe = ImageRecipe()
     model: ModelRecipe = ModelRecipe()
+    phase: tuple[PhaseRecipe, ...] = (PhaseRecipe(trainable="head", until="probe"),)
     probe: ProbeRecipe = ProbeRecipe()
+    augment: AugmentRecipe = AugmentRecipe()
+    sampling: SamplingRecipe = SamplingRecipe()
+    loss: LossRecipe = LossRecipe()
+    optim: OptimRecipe = OptimRecipe()
+    schedule: ScheduleRecipe = ScheduleRecipe()
+    train: TrainRecipe = TrainRecipe()
+    predict: PredictRecipe = PredictRecipe()
+    cache: CacheRecipe = CacheRecipe()
     scores: ScoreRecipe = ScoreRecipe()
 
     @model_validator(mode="after")
@@ -74,4 +95,20 @@ class Recipe(Table):
                 f'model.weights = "embedded" are tf_efficientnet_lite0\'s; for {self.model.backbone} give a weights '
                 'file, or "pretrained" to download'
             )
+        return self
+
+    @property
+    def is_probe_only(self) -> bool:
+        """Whether no phase takes steps."""
+        return all(phase.is_probe for phase in self.phase)
+
+    @model_validator(mode="after")
+    def _phases_follow(self) -> "Recipe":
+        if not self.phase:
+            raise ValueError('phase: nothing trains; write a [[phase]] with trainable = "head", until = "probe"')
+        if any(phase.is_probe for phase in self.phase[1:]):
+            raise ValueError('phase: until = "probe" comes first, before anything else was trained')
+        shares = [phase.until for phase in self.phase if not phase.is_probe]
+        if self.train.length is None and any(Duration.parse(until).unit == "percent" for until in shares):
+            raise ValueError("phase: a phase lasts so many percent of train.length, which is not set")
         return self

@@ -150,6 +150,32 @@ def split(
     show.split(made, as_json=as_json)
 
 
+@app.command("show", epilog="Example: finefold show data.toml --set augment.preset=medium --out sheet.png")
+def contact_sheet(
+    data: DataFile,
+    recipe: Annotated[str, typer.Option(help="a preset's name, or a TOML file")] = "probe",
+    override: Annotated[
+        list[str] | None, typer.Option("--set", help="key.path=value on top of the recipe; repeat it")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="the picture, a PNG; written over")] = Path("sheet.png"),
+    rows: Annotated[int, typer.Option(min=1, max=200, help="how many samples; scarce classes come first")] = 12,
+    as_json: AsJson = False,
+) -> None:
+    """Draw what each role makes of the images. Originals, evaluation inputs, views, augmented ones."""
+    from finefold.recipe.loader import load_recipe
+
+    chosen = load_recipe(recipe, override or [])
+    from finefold.cli import show_sheet
+    from finefold.cli.progress import progress
+
+    with progress() as told:
+        with told.stage("starting", 0, ""):
+            from finefold.steps.reading import read_data
+            from finefold.steps.show import show as step
+        shown = step(read_data(data), recipe=chosen, out=out, rows=rows, progress=told)
+    show_sheet.sheet(shown, as_json=as_json)
+
+
 @app.command(epilog="Example: finefold train data.toml --recipe probe --set model.heads=per_attribute --out runs/first")
 def train(
     data: DataFile,

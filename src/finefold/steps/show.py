@@ -1,0 +1,211 @@
+"""`finefold show`: a contact sheet of what training, validation and test make of the images."""
+
+import textwrap
+from collections import Counter
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from finefold.data.images import decode_image
+from finefold.data.preprocessing import Preprocessing
+from finefold.data.samples import SampleTable
+from finefold.errors import DataError, ImageError, UsageError
+from finefold.nn.backbones import find_backbone
+from finefold.nn.transforms import PRESETS, Augment, Evaluate, apply_view, make_augment, strengths_for
+from finefold.recipe.schema import Recipe
+from finefold.runs.provenance import text_hash
+from finefold.steps.progress import SILENT, Progress
+from finefold.steps.reading import Data
+
+NUM_AUGMENTED = 4
+CELL_PX, GAP_PX, LABEL_PX, TOP_PX = 128, 6, 210, 44
+INK, FAINT, PAPER, WELL = "#1f2328", "#656d76", "#ffffff", "#eef1f4"
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A contact sheet.
+
+    Args:
+        file: the PNG.
+        ids: of the samples on it, from the top down.
+        roles: role -> what its images go through, in words.
+    """
+
+    file: Path
+    ids: tuple[str, ...]
+    roles: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as `finefold show --json` prints them."""
+        return {"file": str(self.file), "samples": list(self.ids), "roles": self.roles}
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One sample's line."""
+
+    title: str
+    note: str
+    cells: tuple[Pixels, ...]
+
+
+def show(
+    data: Data, *, recipe: Recipe, out: str | Path = "sheet.png", rows: int = 12, progress: Progress = SILENT
+) -> Shown:
+    """Draws samples of many classes as each role sees them; the recipe's seed decides which, and all chance.
+
+    Args:
+        data: what `read_data` gave.
+        recipe: whose preprocessing, views and augmentation.
+        out: a .png; written over.
+        rows: how many samples, at most.
+        progress: told of the stages.
+
+    Raises:
+        RecipeError, WeightsError: the recipe's augmentation or backbone cannot be made.
+        DataError: no image can be read.
+        UsageError: `out` is no .png or cannot be written.
+    """
+    file = Path(out)
+    if file.suffix.lower() != ".png":
+        raise UsageError(f"--out {file} is no .png", "the sheet is a picture: write --out sheet.png")
+    model, image = recipe.model, recipe.image
+    with progress.stage("model", 0, ""):
+        preprocessing = find_backbone(
+            model.backbone, model.weights, size_px=image.size_px, crop_fraction=image.crop_fraction, fit=image.fit
+        ).preprocessing
+    augment = make_augment(recipe.augment, preprocessing, data.space.class_names)
+    with progress.stage("drawing", rows, "samples") as advance:
+        drawn: dict[str, _Row] = {}
+        for number in _spread(data.samples, rows, recipe.seed):
+            try:
+                row = _row(data.samples, number, augment, Evaluate(preprocessing), recipe)
+            except (ImageError, OSError):
+                continue
+            drawn[data.samples.ids[number]] = row
+            advance(1)
+            if len(drawn) == rows:
+                break
+    if not drawn:
+        raise DataError(f"no image of {data.samples.root} can be read", "check `root` in data.toml")
+    order = sorted(drawn, key=dict(zip(data.samples.ids, data.samples.train_labels_N.tolist(), strict=True)).get)  # type: ignore[arg-type]
+    titles = ["original", "validation, test", *[f"view {view}" for view in recipe.augment.views]]
+    titles += [f"training {number + 1}" for number in range(NUM_AUGMENTED)]
+    _write(_sheet(titles, [drawn[one] for one in order]), file)
+    return Shown(file, tuple(order), roles(recipe, preprocessing, data.space.class_names))
+
+
+def roles(recipe: Recipe, preprocessing: Preprocessing, class_names: tuple[str, ...]) -> dict[str, str]:
+    """What each role does, in words."""
+    size = f"{preprocessing.width_px}x{preprocessing.height_px} px"
+    how = "stretched" if preprocessing.fit == "squash" else f"centre {100 * preprocessing.crop_fraction:g} %"
+    plain = f"{how} as {size}"
+    augment, counts = recipe.augment, Counter(strengths_for(recipe.augment, class_names))
+    said = [f"one of the views {', '.join(augment.views)}"]
+    for strength, count in counts.items():
+        change = PRESETS[strength]
+        whose = "" if len(counts) == 1 else f" for {count} of {len(class_names)} classes"
+        said.append(f"{strength}{whose}: {plain if change is None else f'{change.words}, as {size}'}")
+    if augment.mix != "none":
+        said.append(f"{augment.mix} of {100 * augment.mix_share:g} % of the batches (not drawn here)")
+    views = f"{plain}; nothing is changed by chance"
+    if recipe.predict.views != ("plain",):
+        views += f"; probabilities of the views {', '.join(recipe.predict.views)} are averaged"
+    return {"training": "; ".join(said), "validation": views, "test": views}
+
+
+def _spread(samples: SampleTable, rows: int, seed: int) -> list[int]:
+    """Numbers of samples that train, in the order in which to try them: a class each, the scarcest class first.
+
+    Where there are more classes than rows, those at equal steps from the scarcest to the most frequent come first.
+    """
+    labels_N = samples.train_labels_N
+    rng = np.random.default_rng(seed)
+    classes, counts = np.unique(labels_N[labels_N >= 0], return_counts=True)
+    classes = classes[np.lexsort((rng.random(len(classes)), counts))]  # among equally scarce ones by chance
+    first = np.unique(np.linspace(0, len(classes) - 1, min(rows, len(classes))).round().astype(int))
+    turns = classes[[*first, *np.setdiff1d(np.arange(len(classes)), first)]]
+    waiting = {int(code): rng.permutation(np.flatnonzero(labels_N == code)).tolist() for code in turns}
+    order: list[int] = []
+    while any(waiting.values()):
+        order += [numbers.pop() for numbers in waiting.values() if numbers]
+    return order
+
+
+def _row(samples: SampleTable, number: int, augment: Augment, evaluate: Evaluate, recipe: Recipe) -> _Row:
+    """One sample under all roles; its chance hangs on its id, not on which others are shown."""
+    path, label = samples.paths[number], int(samples.train_labels_N[number])
+    image_HWC = decode_image(
+        path.read_bytes(),
+        at_least_px=evaluate.preprocessing.short_side_px,
+        max_pixels=round(recipe.image.max_megapixels * 1e6),
+    )
+    plain_HWC = evaluate(image_HWC)
+    rng = np.random.default_rng([recipe.seed, int(text_hash(samples.ids[number])[:8], 16)])
+    cells = [image_HWC, plain_HWC, *(apply_view(plain_HWC, view) for view in recipe.augment.views)]
+    cells += [augment(image_HWC, label, rng) for _ in range(NUM_AUGMENTED)]
+    strength = strengths_for(recipe.augment, samples.space.class_names)[label]
+    return _Row(
+        samples.space.class_names[label], samples.ids[number].replace("/", "/\n") + f"\npreset {strength}", tuple(cells)
+    )
+
+
+def _sheet(titles: list[str], rows: list[_Row]) -> Image.Image:
+    """The picture: titles on top, a line for each sample."""
+    step = CELL_PX + GAP_PX
+    size = (LABEL_PX + step * len(titles) + GAP_PX, TOP_PX + step * len(rows) + GAP_PX)
+    sheet = Image.new("RGB", size, PAPER)
+    pen, bold, plain = ImageDraw.Draw(sheet), _font("DejaVuSans-Bold.ttf", 13), _font("DejaVuSans.ttf", 11)
+    for column, title in enumerate(titles):
+        pen.text((LABEL_PX + step * column, TOP_PX - 10), title, INK, bold, anchor="ls")
+    for line, row in enumerate(rows):
+        top = TOP_PX + step * line
+        names = textwrap.wrap(_printable(row.title), 24)[:3]
+        notes = [part for text in row.note.split("\n") for part in textwrap.wrap(_printable(text), 30)[:2]]
+        pen.multiline_text((GAP_PX * 2, top + 8), "\n".join(names), INK, bold, spacing=4)
+        pen.multiline_text((GAP_PX * 2, top + 16 + 19 * len(names)), "\n".join(notes), FAINT, plain, spacing=4)
+        for column, image_HWC in enumerate(row.cells):
+            left = LABEL_PX + step * column
+            pen.rectangle((left, top, left + CELL_PX - 1, top + CELL_PX - 1), WELL)
+            small = _fitted(image_HWC)
+            sheet.paste(small, (left + (CELL_PX - small.width) // 2, top + (CELL_PX - small.height) // 2))
+    return sheet
+
+
+def _fitted(image_HWC: Pixels) -> Image.Image:
+    """The whole image, as large as a cell allows."""
+    height, width = image_HWC.shape[:2]
+    scale = CELL_PX / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    return Image.fromarray(np.asarray(cv2.resize(image_HWC, size, interpolation=method), np.uint8))
+
+
+def _printable(text: str) -> str:
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
+
+
+def _font(name: str, size_px: int) -> ImageFont.FreeTypeFont:
+    """A font that matplotlib brings along, so that sheets look alike everywhere."""
+    from matplotlib import get_data_path
+
+    return ImageFont.truetype(Path(get_data_path()) / "fonts" / "ttf" / name, size_px)
+
+
+def _write(sheet: Image.Image, file: Path) -> None:
+    held = BytesIO()
+    sheet.save(held, "PNG")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(held.getvalue())
+    except OSError as reason:
+        raise UsageError(f"cannot write {file}: {reason.strerror}", "choose another --out") from reason

@@ -8,6 +8,7 @@
   * ModelError               a model cannot be built, run on these images, or cut there
   * EngineError              an engine cannot run this model here
   * CacheError               the cache cannot be written
+  * TrainingError            training cannot go on: numbers that are not finite, a worker that died
   * RunError                 a run folder is missing, unfinished or in the way
   * SubmissionError          predictions and template do not belong together
   * UsageError               exit code 2: the invocation itself
@@ -61,6 +62,10 @@ class EngineError(FinefoldError):
 
 class CacheError(FinefoldError):
     """The cache cannot be written."""
+
+
+class TrainingError(FinefoldError):
+    """Training cannot go on: numbers that are not finite, a worker that died."""
 
 
 class RunError(FinefoldError):

@@ -66,6 +66,8 @@ def _annotation_at(model: type[BaseModel], keys: list[str]) -> Any:
 def _inside(annotation: Any, key: str) -> Any:
     if _is_model(annotation):
         return {(field.alias or name): field.annotation for name, field in annotation.model_fields.items()}.get(key)
+    if get_origin(annotation) in (tuple, list) and key.isdecimal():
+        return get_args(annotation)[0]
     if get_origin(annotation) is dict:
         return get_args(annotation)[1]
     return next(filter(None, (_inside(inner, key) for inner in get_args(annotation))), None)

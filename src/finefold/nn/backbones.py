@@ -18,6 +18,7 @@ from finefold.data.machine import versions
 from finefold.data.preprocessing import Fit, Interpolation, Preprocessing
 from finefold.errors import WeightsError
 from finefold.nn.catalogue import build_model, find_name, timm_library
+from finefold.nn.cutting import cut
 from finefold.nn.finding import EMBEDDED_BACKBONE, embedded_file
 from finefold.nn.identify import identify_model
 from finefold.nn.settings import Setting, apply_settings
@@ -33,22 +34,34 @@ from finefold.nn.weights import (
     write_weights,
 )
 
+POOLED = "pooled"  # the whole network, up to its pooled features
+IMAGES = "images"  # nothing of it: the images as they go in
+
 
 class Frozen(nn.Module):
-    """uint8 images as they come -> features: mean and std, then the network, nothing trainable."""
+    """uint8 images as they come -> mean and std applied, then the network or the first part of it, nothing trainable.
+
+    The whole network's features come as [B, D], a part's as the maps that they are.
+    """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: nn.Module, preprocessing: Preprocessing) -> None:
+    def __init__(self, network: nn.Module, preprocessing: Preprocessing, *, is_part: bool = False) -> None:
         super().__init__()
         self.network = network
+        self.is_part = is_part
         self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(preprocessing.std).view(1, 3, 1, 1))
 
     def forward(self, images_BHWC: Tensor) -> Tensor:
+        found = cast(Tensor, self.network(self.normalised(images_BHWC)))
+        return found if self.is_part else found.flatten(1)
+
+    def normalised(self, images_BHWC: Tensor) -> Tensor:
+        """uint8 [B, H, W, 3] -> float32 [B, 3, H, W], what the network itself takes."""
         images_BCHW = images_BHWC.permute(0, 3, 1, 2).float()
-        return cast(Tensor, self.network((images_BCHW - self.mean) / self.std).flatten(1))
+        return (images_BCHW - self.mean) / self.std
 
 
 @dataclass(frozen=True)
@@ -61,6 +74,8 @@ class Backbone:
         preprocessing: what makes an image its input.
         weights_hash: over the network's tensors.
         num_features: D.
+        cut: how far it is run: POOLED, IMAGES, or a cut point's name.
+        shape: of what that gives for one image.
     """
 
     file: Path
@@ -68,6 +83,17 @@ class Backbone:
     preprocessing: Preprocessing
     weights_hash: str
     num_features: int
+    cut: str = POOLED
+    shape: tuple[int, ...] = ()
+
+    def until(self, at: str, shape: tuple[int, ...]) -> "Backbone":
+        """The same network, run only so far.
+
+        Args:
+            at: POOLED, IMAGES, or a cut point's name.
+            shape: of what is there for one image.
+        """
+        return replace(self, cut=at, shape=shape)
 
     @classmethod
     def read(cls, file: Path) -> "Backbone":
@@ -80,7 +106,8 @@ class Backbone:
         if header.get("kind") != "backbone":
             raise WeightsError(f"{file} holds no backbone", "give the backbone.safetensors of a run")
         preprocessing = Preprocessing.from_dict(header["preprocessing"])
-        return cls(file, header["name"], preprocessing, header["weights_hash"], header["num_features"])
+        num_features = header["num_features"]
+        return cls(file, header["name"], preprocessing, header["weights_hash"], num_features, shape=(num_features,))
 
     def copy_to(self, file: Path) -> None:
         """Puts the backbone into `file`, so that a run needs no cache."""
@@ -88,11 +115,24 @@ class Backbone:
             shutil.copyfile(self.file, unfinished)
 
     def build(self) -> Frozen:
-        """The network: uint8 [B, H, W, 3] -> float [B, D], in evaluation mode, nothing trainable."""
+        """The network: uint8 [B, H, W, 3] -> float [B, D], in evaluation mode, nothing trainable; or its first part."""
+        network = self.build_network()
+        if self.cut == POOLED:
+            return Frozen(network, self.preprocessing).eval().requires_grad_(False)
+        prefix = nn.Identity() if self.cut == IMAGES else cut(network, self.cut, example=self.example()).prefix
+        return Frozen(prefix, self.preprocessing, is_part=True).eval().requires_grad_(False)
+
+    def example(self) -> Tensor:
+        """[1, 3, H, W] random numbers of the size that this backbone sees."""
+        rng = torch.Generator().manual_seed(0)
+        return torch.randn(1, 3, self.preprocessing.height_px, self.preprocessing.width_px, generator=rng)
+
+    def build_network(self) -> nn.Module:
+        """The whole network with its weights, on normalised images [B, 3, H, W]."""
         network, _ = _build(self.name, pretrained=False)
         apply_settings(network, [Setting.from_dict(values) for values in read_header(self.file).get("settings", [])])
         load_values(network, read_state(self.file))
-        return Frozen(network, self.preprocessing).eval().requires_grad_(False)
+        return network
 
 
 def find_backbone(

@@ -72,6 +72,28 @@ class Chain:
                 return cut
         raise self._no_cut(at)
 
+    def parameters_before(self, at: str, model: nn.Module) -> frozenset[str]:
+        """Names of the parameters that the prefix of a cut uses.
+
+        Args:
+            at: a cut's name.
+            model: the model whose chain this is.
+
+        Raises:
+            ModelError: there is no such cut.
+        """
+        point, trace = self.point(at), self._trace
+        assert trace is not None
+        graph = _prefix_graph(trace, trace.nodes[point.index])
+        used = {str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")}
+        tensors = {id(model.get_parameter(name)): name for name, _ in model.named_parameters()}
+        found = set()
+        for target in used:
+            part = trace.parts[target]
+            inside = part.parameters() if isinstance(part, nn.Module) else [part]
+            found |= {tensors[id(one)] for one in inside if id(one) in tensors}
+        return frozenset(found)
+
     def _no_cut(self, at: str) -> ModelError:
         names = [cut.name for cut in self.cuts]
         inside = [name for name in names if at.startswith(f"{name}.")]

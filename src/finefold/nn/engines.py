@@ -1,8 +1,9 @@
 """One frozen forward, several engines: torch, OpenVINO, ONNX Runtime.
 
-An engine takes uint8 [B, H, W, 3] and gives float32 [B, D]. `streams` calls may run side by side, and
-together they use every processor: convolutions on one thread each, two images at a time, waste less
-than two threads on one image (measured on 2 cores with Lite0 in bf16: 308 against 266 images/s).
+An engine takes uint8 [B, H, W, 3] and gives float32 [B, D], or the maps where the backbone is cut.
+`streams` calls may run side by side, and together they use every processor: convolutions on one thread
+each, two images at a time, waste less than two threads on one image (measured on 2 cores with Lite0 in
+bf16: 308 against 266 images/s).
 """
 
 import hashlib
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from finefold.data.cachedir import cache_root, write_about
 from finefold.data.machine import num_threads, processor_name, versions
 from finefold.errors import EngineError
-from finefold.nn.backbones import Backbone
+from finefold.nn.backbones import POOLED, Backbone
 from finefold.nn.devices import has_bf16, set_threads
 
 BATCH = 16
@@ -156,10 +157,11 @@ def exported_model(backbone: Backbone) -> str:
     Raises:
         EngineError: torch cannot export this model.
     """
-    key = f"{backbone.weights_hash}-{backbone.preprocessing.hash}-torch{torch.__version__}"
+    until = "" if backbone.cut == POOLED else f"-{backbone.cut}"
+    key = f"{backbone.weights_hash}-{backbone.preprocessing.hash}-torch{torch.__version__}{until}"
     folder = cache_root() / "exported" / key
     file = folder / "model.onnx"
-    write_about(folder, {"kind": "exported", "what": f"{backbone.name} as ONNX"})
+    write_about(folder, {"kind": "exported", "what": f"{backbone.name}{until} as ONNX"})
     if file.is_file():
         return str(file)
     unfinished = folder / f".model.{os.getpid()}.onnx"

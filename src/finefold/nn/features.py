@@ -1,17 +1,18 @@
-"""The prefix cache: every image is decoded, preprocessed and put through the frozen network once, ever.
+"""The prefix cache: every image is decoded, preprocessed and put through the frozen network once per view, ever.
 
 As many workers as processors, each taking 16 images at a time through the whole way: read, hash, look up,
 decode, preprocess, forward, append. No stage waits for another, because no stage has a queue.
 
-Shapes: N images, D features.
+Shapes: N images, D features; a row is [D], or the maps [C, H, W] where the network is cut.
 """
 
 import hashlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -25,13 +26,32 @@ from finefold.data.preprocessing import Preprocessing
 from finefold.data.readable import bytes_or_reason, unreadable
 from finefold.data.store import ContentStore
 from finefold.errors import EngineError, ImageError
-from finefold.nn.backbones import Backbone
+from finefold.nn.backbones import POOLED, Backbone
 from finefold.nn.engines import BATCH, Choice, Engine, make_engine
+from finefold.nn.transforms import apply_view
+from finefold.recipe.training import View
 
-CUT = "pooled"  # the prefix is the whole network up to its pooled features
+PLAIN: View = "plain"
 DTYPE = np.dtype(np.float16)  # finer than bf16 in the range that features have; checked when rows are made
 
 Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Filled:
+    """What a pass over some images found.
+
+    Args:
+        hashes: one per image, by which its rows are read; 16 zero bytes where it is unreadable.
+        is_readable_N: which images have rows.
+        findings: one `unreadable` per image without.
+        num_computed: how many rows were not in the cache.
+    """
+
+    hashes: tuple[bytes, ...]
+    is_readable_N: NDArray[np.bool_]
+    findings: tuple[Finding, ...]
+    num_computed: int
 
 
 @dataclass(frozen=True)
@@ -53,10 +73,10 @@ class Features:
 
 @dataclass
 class PrefixCache:
-    """Features of one backbone on one engine, cached by content.
+    """Rows of one backbone, up to its cut, on one engine, cached by content.
 
     Args:
-        backbone: the frozen network with its preprocessing.
+        backbone: the frozen network with its preprocessing, and how far it is run.
         choice: engine and precision; part of the cache's address.
         max_pixels: larger images are refused before they are decoded.
     """
@@ -74,61 +94,95 @@ class PrefixCache:
                 self._engine = make_engine(self.backbone, self.choice)
             return self._engine
 
-    def open(self) -> ContentStore:
-        """The rows cached so far."""
-        preprocessing = self.backbone.preprocessing
-        address = [self.backbone.weights_hash, preprocessing.hash, self.choice.engine, self.choice.precision, CUT]
-        key = hashlib.sha256("|".join([*address, DTYPE.name]).encode()).hexdigest()[:16]
-        what = (
-            f"{self.backbone.name}, {preprocessing.width_px}x{preprocessing.height_px} px, "
-            f"{self.choice.engine} {self.choice.precision}"
-        )
-        folder = cache_root() / "features" / key
-        return ContentStore.open(folder, (self.backbone.num_features,), DTYPE, about={"kind": "features", "what": what})
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row on disk."""
+        return int(np.prod(self.backbone.shape, dtype=np.int64)) * DTYPE.itemsize
 
-    def compute(self, ids: Sequence[str], paths: Sequence[Path], *, advance: Progress = lambda _: None) -> Features:
-        """Features of images, from the cache where they are in it.
+    def open(self, view: View = PLAIN) -> ContentStore:
+        """The rows of a view cached so far."""
+        backbone, choice = self.backbone, self.choice
+        preprocessing = backbone.preprocessing
+        address = [backbone.weights_hash, preprocessing.hash, choice.engine, choice.precision, backbone.cut, DTYPE.name]
+        if view != PLAIN:
+            address.append(view)
+        key = hashlib.sha256("|".join(address).encode()).hexdigest()[:16]
+        size = f"{preprocessing.width_px}x{preprocessing.height_px} px"
+        what = f"{backbone.name}, {size}, {choice.engine} {choice.precision}"
+        if (backbone.cut, view) != (POOLED, PLAIN):
+            what += f", up to {backbone.cut}, {view}"
+        folder = cache_root() / "features" / key
+        return ContentStore.open(folder, backbone.shape, DTYPE, about={"kind": "features", "what": what})
+
+    def fill(
+        self,
+        ids: Sequence[str],
+        paths: Sequence[Path],
+        *,
+        views: Sequence[View] = (PLAIN,),
+        advance: Progress = lambda _: None,
+    ) -> Filled:
+        """Computes what is not cached yet.
 
         Args:
             ids: [N] names for findings.
             paths: [N] files.
+            views: of each image.
             advance: told how many images are done since.
 
         Raises:
             CacheError: the cache cannot be written; what it held stays valid.
             EngineError: the engine fails, or gives features that float16 cannot hold.
         """
-        store = self.open()
-        work = _Work(self, store, [Path(path) for path in paths], advance)
+        stores = {view: self.open(view) for view in views}
+        work = _Work(self, stores, [Path(path) for path in paths], advance)
         cv2.setNumThreads(1)  # the workers are the threads
         try:
             outcomes = work.run()
         finally:
-            store.close()
-        store.refresh()
-        hashes = [outcome if isinstance(outcome, bytes) else bytes(16) for outcome in outcomes]
-        rows_ND, is_found_N = store.read(hashes)
+            for store in stores.values():
+                store.close()
         is_readable_N = np.array([isinstance(outcome, bytes) for outcome in outcomes], bool)
-        lost = is_readable_N & ~is_found_N
-        if lost.any():
-            raise EngineError(
-                f"{int(lost.sum())} rows just cached cannot be read back", "the cache was cleared meanwhile: run again"
-            )
-        rows_ND[~is_readable_N] = 0
         findings = tuple(
             unreadable(name, path, outcome)
             for name, path, outcome in zip(ids, paths, outcomes, strict=True)
             if isinstance(outcome, str)
         )
-        return Features(rows_ND, is_readable_N, findings, work.num_computed)
+        hashes = tuple(outcome if isinstance(outcome, bytes) else bytes(16) for outcome in outcomes)
+        return Filled(hashes, is_readable_N, findings, work.num_computed)
+
+    def compute(self, ids: Sequence[str], paths: Sequence[Path], *, advance: Progress = lambda _: None) -> Features:
+        """Plain rows of images, from the cache where they are in it: `fill`, then all of them in memory."""
+        filled = self.fill(ids, paths, advance=advance)
+        return Features(self.read(filled), filled.is_readable_N, filled.findings, filled.num_computed)
+
+    def read(self, filled: Filled, view: View = PLAIN) -> NDArray[np.float16]:
+        """[N, ...] rows of what was filled; zero where an image is unreadable.
+
+        Raises:
+            EngineError: a row is gone.
+        """
+        rows, is_found_N = self.open(view).read(filled.hashes)
+        lost = filled.is_readable_N & ~is_found_N
+        if lost.any():
+            raise lost_rows(int(lost.sum()))
+        rows[~filled.is_readable_N] = 0
+        return rows
+
+
+def lost_rows(count: int) -> EngineError:
+    """The error of rows that were there a moment ago."""
+    return EngineError(f"{count} rows just cached cannot be read back", "the cache was cleared meanwhile: run again")
 
 
 class _Work:
     """One pass over some files: for each, the hash of its content, or the reason why it is no image."""
 
-    def __init__(self, cache: PrefixCache, store: ContentStore, paths: list[Path], advance: Progress) -> None:
+    def __init__(
+        self, cache: PrefixCache, stores: Mapping[View, ContentStore], paths: list[Path], advance: Progress
+    ) -> None:
         self.cache = cache
-        self.store = store
+        self.stores = stores
         self.paths = paths
         self.advance = advance
         self.num_computed = 0
@@ -150,39 +204,49 @@ class _Work:
     def _chunk(self, paths: list[Path]) -> list[bytes | str]:
         contents = [bytes_or_reason(path) for path in paths]
         hashes = {place: content_hash(data) for place, data in enumerate(contents) if isinstance(data, bytes)}
-        _, is_found = self.store.read(list(hashes.values()))
-        missing = [place for place, known in zip(hashes, is_found, strict=True) if not known]
         outcomes: list[bytes | str] = [
             hashes[place] if isinstance(data, bytes) else data for place, data in enumerate(contents)
         ]
-        images: list[NDArray[np.uint8]] = []
-        decoded: list[int] = []
-        for place in missing:
+        lacking: dict[int, list[View]] = {}
+        for view, store in self.stores.items():
+            _, is_found = store.read(list(hashes.values()))
+            for place, known in zip(hashes, is_found, strict=True):
+                if not known:
+                    lacking.setdefault(place, []).append(view)
+        images: dict[int, NDArray[np.uint8]] = {}
+        for place in lacking:
             data = contents[place]
             assert isinstance(data, bytes)
             try:
-                images.append(load_input(data, self.cache.backbone.preprocessing, self.cache.max_pixels))
-                decoded.append(place)
+                images[place] = load_input(data, self.cache.backbone.preprocessing, self.cache.max_pixels)
             except ImageError as reason:
                 outcomes[place] = reason.message
-        if images:
-            features_BD = self._forward(np.stack(images))
-            self.store.append([hashes[place] for place in decoded], features_BD)
+        num_computed = sum(
+            self._append(view, {place: images[place] for place in images if view in lacking[place]}, hashes)
+            for view in self.stores
+        )
         with self._lock:
-            self.num_computed += len(images)
+            self.num_computed += num_computed
             self.advance(len(paths))
         return outcomes
 
-    def _forward(self, images_BHWC: NDArray[np.uint8]) -> NDArray[np.float16]:
-        features_BD = self.cache.engine()(images_BHWC)
+    def _append(self, view: View, images: Mapping[int, NDArray[np.uint8]], hashes: Mapping[int, bytes]) -> int:
+        """Computes and stores one view's rows of some images; how many."""
+        if images:
+            rows = self._forward(apply_view(np.stack(list(images.values())), view))
+            self.stores[view].append([hashes[place] for place in images], rows)
+        return len(images)
+
+    def _forward(self, images_BHWC: NDArray[np.uint8]) -> NDArray[Any]:
+        features = self.cache.engine()(images_BHWC)
         with np.errstate(over="ignore"):
-            rows_BD = features_BD.astype(DTYPE)
-        if not np.isfinite(rows_BD).all():
+            rows = features.astype(DTYPE)
+        if not np.isfinite(rows).all():
             raise EngineError(
-                f"{self.cache.backbone.name} gives features that are not finite (largest {features_BD.max():g})",
+                f"{self.cache.backbone.name} gives features that are not finite (largest {features.max():g})",
                 'check its weights; with model.precision = "bf16", try "fp32"',
             )
-        return rows_BD
+        return rows
 
 
 def load_input(data: bytes, preprocessing: Preprocessing, max_pixels: int) -> NDArray[np.uint8]:

@@ -80,6 +80,15 @@ class FoldHeads:
         return cls(heads)
 
 
+def blank_heads(heads: FoldHeads) -> FoldHeads:
+    """Heads of the same sizes that know nothing: every class is as likely."""
+    blank = {
+        name: LinearHead(np.zeros_like(head.weight_DC), np.zeros_like(head.bias_C), head.power)
+        for name, head in heads.heads.items()
+    }
+    return FoldHeads(blank)
+
+
 def raise_features(features_ND: NDArray[Any], power: float) -> NDArray[np.float32]:
     """sign(x) |x|^power of every feature, in float32.
 

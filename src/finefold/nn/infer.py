@@ -6,44 +6,112 @@ Shapes: N images, B of them at a time, D features, K joint classes.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from finefold.data.findings import Finding
 from finefold.data.labels import LabelSpace
-from finefold.nn.backbones import Backbone
+from finefold.data.readable import bytes_or_reason, unreadable
+from finefold.errors import ImageError
+from finefold.nn.backbones import IMAGES, Backbone
+from finefold.nn.classifier import HEADS, Classifier, Tail
+from finefold.nn.devices import training_device
 from finefold.nn.engines import Choice
-from finefold.nn.features import PrefixCache, Progress
+from finefold.nn.features import PLAIN, PrefixCache, Progress, load_input
 from finefold.nn.heads import FoldHeads
+from finefold.nn.loop import predict_rows
+from finefold.nn.transforms import apply_view
+from finefold.nn.weights import read_header
+from finefold.recipe.training import View
 
 IMAGES_AT_ONCE = 4096  # bounds memory; the features of so many are held at a time
+BYTES_AT_ONCE = 2e8  # and of maps, so many numbers
+ROWS_AT_ONCE = 64  # through a tail
+
+
+class Fold(Protocol):
+    """One fold's model from the shared prefix on."""
+
+    def probs(self, rows: NDArray[Any], space: LabelSpace) -> NDArray[np.float64]:
+        """[B, ...] rows of the prefix -> [B, K] probabilities of the joint classes."""
+        ...
+
+
+@dataclass(frozen=True)
+class HeadFold:
+    """Heads on pooled features.
+
+    Args:
+        heads: of the fold.
+    """
+
+    heads: FoldHeads
+
+    def probs(self, rows: NDArray[Any], space: LabelSpace) -> NDArray[np.float64]:
+        """[B, D] features -> [B, K] probabilities."""
+        return self.heads.joint_probs(rows, space)
+
+
+@dataclass(frozen=True)
+class TunedFold:
+    """Everything from a cut on.
+
+    Args:
+        tail: of the fold.
+        device: where it is.
+    """
+
+    tail: Tail
+    device: torch.device
+
+    def probs(self, rows: NDArray[Any], space: LabelSpace) -> NDArray[np.float64]:
+        """[B, ...] rows -> [B, K] probabilities."""
+        starts = range(0, len(rows), ROWS_AT_ONCE)
+        batches = (torch.from_numpy(rows[start : start + ROWS_AT_ONCE]) for start in starts)
+        found = predict_rows(self.tail, batches, self.device)
+        assert found.shape[1] == space.num_classes
+        return found
 
 
 @dataclass(frozen=True)
 class FoldEnsemble:
-    """One backbone and the heads of every fold: the prefix is computed once, the heads cost next to nothing.
+    """One backbone and the models of every fold from the shared prefix on, which is computed once.
 
     Args:
-        backbone: shared by the folds.
-        folds: the heads of each fold.
+        backbone: shared by the folds, up to where they differ.
+        folds: each fold's model.
         space: what the classes are.
+        views: of each image, whose probabilities are averaged.
     """
 
     backbone: Backbone
-    folds: tuple[FoldHeads, ...]
+    folds: tuple[Fold, ...]
     space: LabelSpace
+    views: tuple[View, ...] = (PLAIN,)
 
     @classmethod
-    def read(cls, backbone: Path, folds: Sequence[Path], space: LabelSpace) -> "FoldEnsemble":
+    def read(
+        cls, backbone: Path, folds: Sequence[Path], space: LabelSpace, *, views: Sequence[View] = (PLAIN,)
+    ) -> "FoldEnsemble":
         """The models in a run's files.
 
         Args:
             backbone: the run's backbone.safetensors.
             folds: each fold's weights.safetensors.
             space: what the classes are.
+            views: of each image.
         """
-        return cls(Backbone.read(backbone), tuple(FoldHeads.read(path) for path in folds), space)
+        frozen = Backbone.read(backbone)
+        headers = [read_header(path) for path in folds]
+        if all(header.get("kind") == HEADS for header in headers):
+            return cls(frozen, tuple(HeadFold(FoldHeads.read(path)) for path in folds), space, tuple(views))
+        device = training_device()
+        shared = frozen.until(headers[0]["cut"], tuple(headers[0]["shape"]))
+        tails = [Tail(Classifier.read(backbone, path, space), shared).to(device) for path in folds]
+        return cls(shared, tuple(TunedFold(tail, device) for tail in tails), space, tuple(views))
 
     def probs(
         self,
@@ -60,23 +128,72 @@ class FoldEnsemble:
         Args:
             ids: [N] names for findings.
             paths: [N] files.
-            choice: the engine the heads were trained on.
+            choice: the engine the folds were trained on.
             max_pixels: larger images are refused before they are decoded.
             fallback_K: what an unreadable image gets.
             advance: told how many images are done since.
         """
-        cache = PrefixCache(self.backbone, choice, max_pixels)
+        source = _Images(self, max_pixels) if self.backbone.cut == IMAGES else _Cached(self, choice, max_pixels)
         probs_NK = np.empty((len(ids), self.space.num_classes))
         findings: list[Finding] = []
-        for start in range(0, len(ids), IMAGES_AT_ONCE):
-            rows = slice(start, start + IMAGES_AT_ONCE)
-            features = cache.compute(ids[rows], paths[rows], advance=advance)
-            probs_BK = self.head_probs(features.rows_ND)
-            probs_BK[~features.is_readable_N] = fallback_K
-            probs_NK[rows] = probs_BK
-            findings += features.findings
+        at_once = max(1, min(IMAGES_AT_ONCE, int(BYTES_AT_ONCE / np.prod(self.backbone.shape))))
+        for start in range(0, len(ids), at_once):
+            rows = slice(start, start + at_once)
+            found, unreadable = source.probs(ids[rows], paths[rows], advance)
+            probs_NK[rows] = np.where(np.isfinite(found), found, fallback_K)
+            findings += unreadable
         return probs_NK, tuple(findings)
 
-    def head_probs(self, features_BD: NDArray[np.float16]) -> NDArray[np.float64]:
-        """[B, D] features -> the folds' mean probabilities [B, K]."""
-        return np.asarray(np.mean([heads.joint_probs(features_BD, self.space) for heads in self.folds], axis=0))
+    def head_probs(self, rows: NDArray[Any]) -> NDArray[np.float64]:
+        """[B, ...] rows of the prefix -> the folds' mean probabilities [B, K]."""
+        return np.asarray(np.mean([fold.probs(rows, self.space) for fold in self.folds], axis=0))
+
+
+class _Cached:
+    """Probabilities over the prefix cache; NaN for an unreadable image."""
+
+    def __init__(self, model: FoldEnsemble, choice: Choice, max_pixels: int) -> None:
+        self._model = model
+        self._cache = PrefixCache(model.backbone, choice, max_pixels)
+
+    def probs(
+        self, ids: Sequence[str], paths: Sequence[Path], advance: Progress
+    ) -> tuple[NDArray[np.float64], tuple[Finding, ...]]:
+        """[B, K], and a finding for every unreadable image."""
+        views = self._model.views
+        filled = self._cache.fill(ids, paths, views=views, advance=advance)
+        found = [self._model.head_probs(self._cache.read(filled, view)) for view in views]
+        probs_BK = np.asarray(np.mean(found, axis=0))
+        probs_BK[~filled.is_readable_N] = np.nan
+        return probs_BK, filled.findings
+
+
+class _Images:
+    """Probabilities of models without a common prefix: every image is decoded for all of them."""
+
+    def __init__(self, model: FoldEnsemble, max_pixels: int) -> None:
+        self._model = model
+        self._max_pixels = max_pixels
+
+    def probs(
+        self, ids: Sequence[str], paths: Sequence[Path], advance: Progress
+    ) -> tuple[NDArray[np.float64], tuple[Finding, ...]]:
+        """[B, K], and a finding for every unreadable image."""
+        probs_BK = np.full((len(ids), self._model.space.num_classes), np.nan)
+        images: list[NDArray[np.uint8]] = []
+        places: list[int] = []
+        findings: list[Finding] = []
+        for place, (name, path) in enumerate(zip(ids, paths, strict=True)):
+            data = bytes_or_reason(path)
+            try:
+                if isinstance(data, str):
+                    raise ImageError(data)
+                images.append(load_input(data, self._model.backbone.preprocessing, self._max_pixels))
+                places.append(place)
+            except ImageError as reason:
+                findings.append(unreadable(name, path, reason.message))
+        if images:
+            views = [self._model.head_probs(apply_view(np.stack(images), view)) for view in self._model.views]
+            probs_BK[places] = np.mean(views, axis=0)
+        advance(len(ids))
+        return probs_BK, tuple(findings)

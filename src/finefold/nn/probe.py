@@ -58,6 +58,7 @@ def fit_probe(
     num_classes: int,
     strengths: Sequence[float],
     power: float = 1.0,
+    floor: float = 0.0,
     max_steps: int = 200,
     advance: Progress = lambda _stage, _step: None,
 ) -> Probe:
@@ -75,13 +76,15 @@ def fit_probe(
         num_classes: C.
         strengths: candidates, each > 0.
         power: of every feature, see `heads.raise_features`.
+        floor: share of the features' mean variance added to each one's before standardising. Above 0, features that
+            hardly vary get no large weights, which training on would blow up as soon as they vary more.
         max_steps: of the optimiser.
         advance: told (which of two stages, step).
     """
     set_threads()
     num_folds, num_strengths = int(folds_N.max()) + 1, len(strengths)
     raised_ND = raise_features(features_ND, power)
-    problems = _Problems(raised_ND, train_labels_N, folds_N, num_classes, num_folds, tuple(strengths))
+    problems = _Problems(raised_ND, train_labels_N, folds_N, num_classes, num_folds, tuple(strengths), floor)
     everything_P = torch.arange(num_folds * num_strengths)
     fit = partial(minimise, problems.loss_and_gradient, precondition=problems.precondition, max_steps=max_steps)
     start_PX = torch.zeros(len(everything_P), (problems.num_features + 1) * num_classes)
@@ -138,6 +141,7 @@ class _Problems:
         num_classes: int,
         num_folds: int,
         strengths: tuple[float, ...],
+        floor: float,
     ) -> None:
         self.features_ND = torch.from_numpy(np.ascontiguousarray(features_ND))
         self.num_features = features_ND.shape[1]
@@ -146,7 +150,7 @@ class _Problems:
         is_trained_FN = (np.arange(num_folds)[:, None] != folds_N) & (train_labels_N >= 0)
         self.num_rows_F = torch.from_numpy(is_trained_FN.sum(axis=1))
         self.is_trained_FN = torch.from_numpy(is_trained_FN)
-        self.mean_FD, self.scale_FD = self._standardisation(is_trained_FN)
+        self.mean_FD, self.scale_FD = self._standardisation(is_trained_FN, floor)
         self.strength_P = torch.tensor(strengths, dtype=torch.float32).repeat(num_folds)
         self.fold_P = torch.arange(num_folds).repeat_interleave(len(strengths))
         self.axes_DD, self.spread_D = self._principal_axes()
@@ -154,7 +158,7 @@ class _Problems:
         share_C = (counts_C + 1) / (counts_C.sum() + num_classes)
         self.curvature_C = share_C * (1 - share_C)
 
-    def _standardisation(self, is_trained_FN: NDArray[np.bool_]) -> tuple[Tensor, Tensor]:
+    def _standardisation(self, is_trained_FN: NDArray[np.bool_], floor: float) -> tuple[Tensor, Tensor]:
         """Mean and 1/deviation of each fold's training rows, in float64 over blocks of rows."""
         folds, width = is_trained_FN.shape[0], self.num_features
         count_F1 = torch.from_numpy(is_trained_FN.sum(axis=1, keepdims=True)).double()
@@ -166,6 +170,7 @@ class _Problems:
             square_FD += member_FB @ block_BD.square()
         mean_FD /= count_F1
         variance_FD = (square_FD / count_F1 - mean_FD.square()).clamp_min(0)
+        variance_FD += floor * variance_FD.mean(dim=1, keepdim=True)
         constant = variance_FD <= 1e-10 * mean_FD.square() + 1e-12
         scale_FD = torch.where(constant, torch.ones_like(variance_FD), variance_FD).rsqrt()
         return mean_FD.float(), scale_FD.float()

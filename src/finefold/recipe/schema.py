@@ -51,7 +51,7 @@ class ProbeRecipe(Table):
     """`[probe]`: linear heads on frozen features, one per fold and strength."""
 
     strengths: tuple[float, ...] = STRENGTHS
-    power: float = Field(default=0.5, gt=0, le=1)  # 1 where phases train on: a root has no slope at 0
+    power: float = Field(default=0.5, gt=0, le=1)
     max_steps: int = Field(default=200, ge=1)
 
     @field_validator("strengths")
@@ -101,6 +101,11 @@ class Recipe(Table):
     def is_probe_only(self) -> bool:
         """Whether no phase takes steps."""
         return all(phase.is_probe for phase in self.phase)
+
+    @property
+    def head_power(self) -> float:
+        """The power that heads raise features to; a root has no slope at 0, so none where training goes on."""
+        return self.probe.power if self.is_probe_only else 1.0
 
     @model_validator(mode="after")
     def _phases_follow(self) -> "Recipe":

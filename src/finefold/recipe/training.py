@@ -121,7 +121,7 @@ class LossRecipe(Table):
 class SamplingRecipe(Table):
     """`[sampling]`: which training rows an epoch shows. `at_most` thins: so many of one group and class, 0 for all.
 
-    `quota` gives every class at least this share of an epoch's rows, by repeating; 0 for none.
+    `quota` repeats scarce classes up to this share of the rows there are after thinning; 0 for none.
     """
 
     at_most: Annotated[int, Field(ge=0)] = 0

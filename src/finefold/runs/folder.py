@@ -75,6 +75,32 @@ class RunFolder:
     def fold_valid(self, number: int) -> Path:
         return self.fold(number) / "valid.parquet"
 
+    def fold_checkpoint(self, number: int) -> Path:
+        """Where a fold stands in its training; gone once the run is finished."""
+        return self.fold(number) / "checkpoint.safetensors"
+
+    def fold_log(self, number: int) -> Path:
+        """A JSON line per step and epoch."""
+        return self.fold(number) / "log.jsonl"
+
+    def fold_trouble(self, number: int) -> Path:
+        """What a fold stumbled over."""
+        return self.fold(number) / "trouble.json"
+
+    @property
+    def work(self) -> Path:
+        """What the folds' workers need; gone once the run is finished."""
+        return self.path / "work"
+
+    @property
+    def training(self) -> Path:
+        """The freeze plan, and what else every fold goes by."""
+        return self.work / "training.json"
+
+    def start_weights(self, number: int) -> Path:
+        """The heads that a fold's training starts from."""
+        return self.work / f"head-{number}.safetensors"
+
     def picture(self, name: str) -> Path:
         """An SVG made by the run."""
         return self.path / f"{name}.svg"
@@ -130,6 +156,9 @@ class RunFolder:
         """Says the run is whole. Nothing is written to it after this."""
         write_json(self.manifest, manifest)
         self.plan.unlink(missing_ok=True)
+        shutil.rmtree(self.work, ignore_errors=True)
+        for checkpoint in self.path.glob("fold-*/checkpoint.safetensors"):
+            checkpoint.unlink(missing_ok=True)
 
     def read_manifest(self) -> dict[str, Any]:
         """What the run is made of.

@@ -20,9 +20,10 @@ from finefold.data.schema import DataFile
 from finefold.data.splits import Split, read_split, write_split
 from finefold.errors import SplitError
 from finefold.nn.backbones import Backbone, find_backbone
+from finefold.nn.classifier import JointLogits
 from finefold.nn.engines import choose_engine
 from finefold.nn.features import PrefixCache
-from finefold.nn.heads import JOINT, FoldHeads, LinearHead
+from finefold.nn.heads import JOINT, FoldHeads, LinearHead, blank_heads
 from finefold.nn.probe import fit_probe
 from finefold.recipe.loader import dump_recipe, load_recipe
 from finefold.recipe.schema import Recipe
@@ -34,6 +35,10 @@ from finefold.steps.progress import SILENT, Progress
 from finefold.steps.reading import Data, without_unreadable
 from finefold.steps.run import Run, open_run
 from finefold.steps.split import check_fits, check_groups, check_train_labels, make
+from finefold.steps.training import quick_scores
+from finefold.steps.tuning import plan_lines, plan_phases, tune
+
+TRAINED_ON_FLOOR = 1.0  # of heads that training goes on from, see `fit_probe`
 
 
 @dataclass(frozen=True)
@@ -91,8 +96,20 @@ def train(
             progress.say(f"train_drop keeps {num_dropped} of {len(samples)} samples out of training")
         fitted = _fit(features.rows_ND[features.is_readable_N], samples, folds, chosen, progress)
         _write_inputs(folder, data, samples, folds, recipe_text, cache.backbone)
-        _write_folds(folder, fitted, samples, folds, cache.backbone)
-        _write_results(folder, fitted.predictions, samples, folds, chosen, features.findings)
+        if chosen.is_probe_only:
+            _write_folds(folder, fitted, samples, folds, cache.backbone)
+            predictions, plan = fitted.predictions, None
+        else:
+            _tell_probe(fitted.predictions, samples, progress)
+            head = JointLogits(fitted.heads[0], samples.space)
+            plan, shapes = plan_phases(chosen, cache.backbone, head, len(samples), progress)
+            for line in plan_lines(plan):
+                progress.say(line)
+            heads = fitted.heads if chosen.phase[0].is_probe else tuple(blank_heads(one) for one in fitted.heads)
+            predictions = tune(
+                folder, chosen, samples, folds, cache.backbone, cache.choice, heads, plan, shapes, progress
+            )
+        _write_results(folder, predictions, samples, folds, chosen, features.findings)
         folder.finish(
             {
                 **provenance(),
@@ -101,6 +118,8 @@ def train(
                 **_about_prefix(cache),
                 "features": {"images": len(data.samples), "computed": features.num_computed},
                 "strengths": fitted.strengths,
+                "probe": quick_scores(fitted.predictions.probs_NK, samples.labels_N),
+                **({} if plan is None else {"plan": plan.to_dict(), "cut": plan.cut}),
                 "train_shares": train_shares(samples).tolist(),
                 "class_names": list(samples.space.class_names),
                 "num_folds": folds.num_folds,
@@ -178,7 +197,8 @@ def _fit(
                 folds_N,
                 num_classes=num_classes,
                 strengths=recipe.probe.strengths,
-                power=recipe.probe.power,
+                power=recipe.head_power,
+                floor=0.0 if recipe.is_probe_only else TRAINED_ON_FLOOR,
                 max_steps=recipe.probe.max_steps,
                 advance=partial(_step, advance),
             )
@@ -189,6 +209,12 @@ def _fit(
     joint_NK = probs[0] if JOINT in tasks else space.joint_probs(probs)
     predictions = Predictions(tuple(samples.ids), joint_NK, space.class_names)
     return _Fitted(tuple(FoldHeads(fold) for fold in heads), predictions, strengths)
+
+
+def _tell_probe(predictions: Predictions, samples: SampleTable, progress: Progress) -> None:
+    """What the heads alone reach, which the training has to beat."""
+    scores = quick_scores(predictions.probs_NK, samples.labels_N)
+    progress.say(f"probe, out of fold: accuracy {scores['accuracy']:.3f}, macro F1 {scores['macro_f1']:.3f}")
 
 
 def _step(advance: Callable[[int], None], _stage: str, _number: int) -> None:

@@ -1,0 +1,1 @@
+"""Where work runs: here, in several processes side by side."""

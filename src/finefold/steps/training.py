@@ -1,0 +1,168 @@
+"""What every fold of a run goes by, as its workers read it, and what follows from it for one of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+
+from finefold.data.samples import SampleTable
+from finefold.data.sources import read_spec
+from finefold.data.splits import Split, read_split
+from finefold.metrics.classification import confusion_matrix, log_loss_N, scores_from_confusion
+from finefold.nn.backbones import IMAGES, Backbone
+from finefold.nn.engines import Choice
+from finefold.nn.features import PLAIN, PrefixCache
+from finefold.nn.freezing import FreezePlan, PhasePlan
+from finefold.nn.heads import JOINT
+from finefold.nn.loaders import CachedRows, ImageRows, Rows, TrainRole
+from finefold.nn.loop import HeadLosses
+from finefold.nn.losses import make_loss
+from finefold.nn.sampling import class_counts
+from finefold.nn.transforms import make_augment
+from finefold.recipe.durations import Duration
+from finefold.recipe.loader import load_recipe
+from finefold.recipe.schema import Recipe
+from finefold.recipe.training import View
+from finefold.runs.folder import RunFolder, read_json, write_json
+
+COLLAPSED = 0.98  # share of one class among the predictions that is worth a word, where the truth has a different share
+
+
+@dataclass(frozen=True)
+class Training:
+    """What every fold of a run goes by.
+
+    Args:
+        folder: the run.
+        recipe, samples, split, plan, backbone: the run's.
+        hashes: [N] where each sample's rows lie in the prefix cache.
+        shapes: cut -> shape of a row.
+        choice: the engine that computed them.
+        precision: of the steps.
+        device: of the steps.
+    """
+
+    folder: RunFolder
+    recipe: Recipe
+    samples: SampleTable
+    split: Split
+    plan: FreezePlan
+    backbone: Backbone
+    hashes: tuple[bytes, ...]
+    shapes: Mapping[str, tuple[int, ...]]
+    choice: Choice
+    precision: str
+    device: torch.device
+
+    @classmethod
+    def read(cls, folder: RunFolder) -> "Training":
+        """What the parent wrote."""
+        told = read_json(folder.training)
+        spec = read_spec(folder.data)
+        return cls(
+            folder,
+            load_recipe(str(folder.recipe)),
+            SampleTable(pl.read_parquet(folder.samples), spec.space, spec.root),
+            read_split(folder.split),
+            FreezePlan.from_dict(told["plan"]),
+            Backbone.read(folder.backbone),
+            tuple(bytes.fromhex(one) for one in told["hashes"]),
+            {cut: tuple(shape) for cut, shape in told["shapes"].items()},
+            Choice(told["engine"], told["engine_precision"], "as planned"),
+            told["precision"],
+            torch.device(told["device"]),
+        )
+
+    def backbone_at(self, cut: str) -> Backbone:
+        """The backbone up to a cut."""
+        return self.backbone.until(cut, self.shapes[cut])
+
+    def write(self) -> None:
+        """For `read`; samples, split, recipe and backbone are in the folder already."""
+        told = {
+            "plan": self.plan.to_dict(),
+            "shapes": {cut: list(shape) for cut, shape in self.shapes.items()},
+            "engine": self.choice.engine,
+            "engine_precision": self.choice.precision,
+            "precision": self.precision,
+            "device": self.device.type,
+            "hashes": [one.hex() for one in self.hashes],
+        }
+        write_json(self.folder.training, told)
+
+    def rows(self, cut: str) -> Rows:
+        """What a tail from this cut on takes."""
+        max_pixels = round(self.recipe.image.max_megapixels * 1e6)
+        if cut == IMAGES:
+            return ImageRows(self.samples.paths, self.backbone.preprocessing, max_pixels)
+        cache = PrefixCache(self.backbone_at(cut), self.choice, max_pixels)
+        return CachedRows({view: cache.open(view) for view in views_needed(self.recipe)}, self.hashes)
+
+
+def views_needed(recipe: Recipe) -> tuple[View, ...]:
+    """The views of each image that training, scoring and predicting take."""
+    return tuple(dict.fromkeys((PLAIN, *recipe.augment.views, *recipe.predict.views)))
+
+
+def train_role(training: Training, plan: PhasePlan, samples: NDArray[np.int64], key: tuple[int, int, int]) -> TrainRole:
+    """The training batches of a phase."""
+    recipe, table = training.recipe, training.samples
+    augment = None
+    if recipe.augment.preset != "none" or recipe.augment.classes:
+        augment = make_augment(recipe.augment, training.backbone.preprocessing, table.space.class_names)
+    return TrainRole(
+        training.rows(plan.cut),
+        samples,
+        table.train_labels_N,
+        np.unique(table.groups, return_inverse=True)[1],
+        table.space.num_classes,
+        recipe,
+        augment if plan.cut == IMAGES else None,
+        key,
+    )
+
+
+def head_losses(recipe: Recipe, samples: SampleTable, trained: NDArray[np.int64]) -> HeadLosses:
+    """The recipe's loss for each head, with class counts of what trains."""
+    space, labels_N = samples.space, samples.train_labels_N[trained]
+    members = {JOINT: np.eye(space.num_classes)}
+    if recipe.model.heads == "per_attribute":
+        sizes = dict(zip(space.names, space.sizes, strict=True))
+        members = {name: np.eye(sizes[name])[codes_K] for name, codes_K in space.attribute_codes().items()}
+    counts_K = class_counts(labels_N, space.num_classes)
+    losses = {
+        name: make_loss(recipe.loss, (counts_K @ member_KC).astype(np.int64)) for name, member_KC in members.items()
+    }
+    tensors = {name: torch.from_numpy(member_KC).float() for name, member_KC in members.items()}
+    return HeadLosses(losses, tensors, {name: recipe.loss.attributes.get(name, 1.0) for name in members})
+
+
+def phase_steps(plan: PhasePlan, recipe: Recipe, steps_per_epoch: int) -> int:
+    """Optimiser steps of a phase, at least one."""
+    whole = None
+    if recipe.train.length is not None:
+        whole = Duration.parse(recipe.train.length).to_steps(steps_per_epoch=steps_per_epoch)
+    return max(1, Duration.parse(plan.until).to_steps(steps_per_epoch=steps_per_epoch, whole=whole))
+
+
+def quick_scores(probs_NK: NDArray[np.float64], labels_N: NDArray[np.int64]) -> dict[str, float]:
+    """Accuracy, macro F1 and log loss of one fold."""
+    scores = scores_from_confusion(confusion_matrix(labels_N, probs_NK.argmax(axis=1), probs_NK.shape[1]))
+    return {
+        "accuracy": float(scores.accuracy),
+        "macro_f1": float(scores.macro_f1),
+        "log_loss": float(log_loss_N(probs_NK, labels_N).mean()),
+    }
+
+
+def collapse(probs_NK: NDArray[np.float64], labels_N: NDArray[np.int64], class_names: Sequence[str]) -> str | None:
+    """What to say where nearly every prediction is of one class, and the truth is not."""
+    counts_K = np.bincount(probs_NK.argmax(axis=1), minlength=probs_NK.shape[1])
+    top = int(counts_K.argmax())
+    share, truth = counts_K[top] / len(labels_N), float((labels_N == top).mean())
+    if share < COLLAPSED or truth > COLLAPSED - 0.1:
+        return None
+    return f"{share:.0%} of the predictions are `{class_names[top]}`, which {truth:.0%} of the samples are"

@@ -1,0 +1,244 @@
+"""Training beyond the probe: the plan, the prefix of every phase computed once, and all folds side by side."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from finefold.data.cachedir import cache_root
+from finefold.data.predictions import Predictions
+from finefold.data.samples import SampleTable
+from finefold.data.splits import Split
+from finefold.nn.backbones import IMAGES, POOLED, Backbone
+from finefold.nn.classifier import JointLogits
+from finefold.nn.cutting import Chain, CutPoint, find_cuts
+from finefold.nn.devices import training_device, training_precision
+from finefold.nn.engines import Choice
+from finefold.nn.features import DTYPE, PrefixCache
+from finefold.nn.freezing import FreezePlan, make_plan, plan_rows
+from finefold.nn.heads import FoldHeads
+from finefold.recipe.schema import Recipe
+from finefold.runs.folder import RunFolder
+from finefold.scale.processes import Message, num_workers, run_jobs
+from finefold.steps.progress import Progress
+from finefold.steps.training import Training, phase_steps, train_role, views_needed
+
+GIGABYTE = 1e9
+SHARE_OF_DISK = 0.25
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What cached prefixes may take on disk.
+
+    Args:
+        num_bytes: of rows.
+        num_rows: images times views.
+    """
+
+    num_bytes: float
+    num_rows: int
+
+    @classmethod
+    def of(cls, recipe: Recipe, num_samples: int) -> "Budget":
+        """The recipe's, or a quarter of what is free."""
+        root = cache_root()
+        root.mkdir(parents=True, exist_ok=True)
+        asked = recipe.cache.budget_gb
+        num_bytes = asked * GIGABYTE if asked else SHARE_OF_DISK * shutil.disk_usage(root).free
+        return cls(num_bytes, num_samples * len(views_needed(recipe)))
+
+    def needed(self, shape: Sequence[int]) -> float:
+        """Bytes of all rows of a shape."""
+        return float(np.prod(shape, dtype=np.int64)) * DTYPE.itemsize * self.num_rows
+
+
+def plan_phases(
+    recipe: Recipe, backbone: Backbone, head: JointLogits, num_samples: int, progress: Progress
+) -> tuple[FreezePlan, dict[str, tuple[int, ...]]]:
+    """The freeze plan, and the shape of a row at each of its cuts.
+
+    Args:
+        recipe: its phases.
+        backbone: the network.
+        head: of one fold; only its parameters' names count.
+        num_samples: whose prefixes would be cached.
+        progress: told where a phase has to do without a cached prefix, and why.
+
+    Raises:
+        RecipeError: a phase trains nothing, or names what the model lacks.
+    """
+    network = backbone.build_network()
+    chain = find_cuts(network, example=backbone.example())
+    budget = Budget.of(recipe, num_samples)
+    is_fresh = recipe.augment.preset != "none" or bool(recipe.augment.classes)
+
+    def fits(cut: CutPoint) -> bool:
+        return not is_fresh and budget.needed(cut.shape) <= budget.num_bytes
+
+    plan = make_plan(recipe, network, head, chain, fits=fits)
+    if is_fresh:
+        progress.say("augmentation is new in every epoch: no prefix is cached, the frozen part is computed every time")
+    else:
+        _tell_of_cuts(plan, make_plan(recipe, network, head, chain, fits=lambda _: True), chain, budget, progress)
+    shapes = {POOLED: (backbone.num_features,), IMAGES: _image_shape(backbone)}
+    return plan, shapes | {cut.name: cut.shape for cut in chain.cuts}
+
+
+def plan_lines(plan: FreezePlan) -> list[str]:
+    """The plan as text: for each phase and stage what trains, at which rate and weight decay."""
+    lines = []
+    for number, phase in enumerate(plan.phases, start=1):
+        if phase.is_probe:
+            lines.append(f"phase {number}: the head, fitted on the frozen network's features")
+            continue
+        until = {POOLED: "the whole network", IMAGES: "nothing"}.get(phase.cut, f"up to {phase.cut}")
+        lines.append(f"phase {number}: {phase.says} for {phase.until}; computed once: {until}")
+        for row in plan_rows(plan):
+            if row.phase == number and row.trained:
+                norms = f"{row.running} batch norms averaging" if row.running else "batch norms frozen"
+                share = f"{row.trained} of {row.tensors} tensors"
+                lines.append(
+                    f"  {row.stage:<16} {share:<22} lr {row.lr:<8.2g} weight decay {row.weight_decay:<6g} {norms}"
+                )
+    return lines
+
+
+def _image_shape(backbone: Backbone) -> tuple[int, ...]:
+    return (backbone.preprocessing.height_px, backbone.preprocessing.width_px, 3)
+
+
+def _tell_of_cuts(plan: FreezePlan, wished: FreezePlan, chain: Chain, budget: Budget, progress: Progress) -> None:
+    if chain.reason is not None and any(phase.cut == IMAGES for phase in plan.phases):
+        progress.say(f"no prefix is cached: {chain.reason}")
+    for number, (phase, best) in enumerate(zip(plan.phases, wished.phases, strict=True), start=1):
+        if phase.cut != best.cut:
+            needed = budget.needed(chain.point(best.cut).shape) / GIGABYTE
+            instead = "no prefix is cached" if phase.cut == IMAGES else f"the prefix ends at {phase.cut}"
+            progress.say(
+                f"phase {number}: {instead}, for up to {best.cut} it would take {needed:.1f} GB of "
+                f"{budget.num_bytes / GIGABYTE:.1f} GB (cache.budget_gb, or fewer augment.views)"
+            )
+
+
+def tune(
+    folder: RunFolder,
+    recipe: Recipe,
+    samples: SampleTable,
+    split: Split,
+    backbone: Backbone,
+    choice: Choice,
+    heads: Sequence[FoldHeads],
+    plan: FreezePlan,
+    shapes: Mapping[str, tuple[int, ...]],
+    progress: Progress,
+) -> Predictions:
+    """Trains every fold as the plan says; the out-of-fold predictions.
+
+    Args:
+        folder: has recipe, samples, split and backbone already.
+        recipe, samples, split, backbone, choice: the run's.
+        heads: [F] what each fold starts from.
+        plan, shapes: of `plan_phases`.
+        progress: told of the stages, and of every fold's epochs.
+
+    Raises:
+        TrainingError: a loss is not finite, or a worker died.
+    """
+    device = training_device()
+    hashes = _fill(recipe, samples, backbone, choice, plan, shapes, progress)
+    training = Training(
+        folder,
+        recipe,
+        samples,
+        split,
+        plan,
+        backbone,
+        hashes,
+        shapes,
+        choice,
+        training_precision(recipe.train.precision, device),
+        device,
+    )
+    training.write()
+    for fold, head in enumerate(heads):
+        head.write(folder.start_weights(fold), {"kind": "heads"})
+    steps = sum(_steps_of(training, fold) for fold in range(split.num_folds))
+    jobs: list[Message] = [{"run": str(folder.path.resolve()), "fold": fold} for fold in range(split.num_folds)]
+    side_by_side = num_workers(len(jobs))
+    progress.say(f"training {len(jobs)} folds, {side_by_side} at a time, {training.precision} on {device.type}")
+    with progress.stage("training", steps, "steps") as advance:
+        run_jobs("finefold.steps.folds", jobs, _Told(progress, advance, plan))
+    return gather(folder, samples, split)
+
+
+def _steps_of(training: Training, fold: int) -> int:
+    """Optimiser steps of a fold."""
+    folds_N = training.split.folds_for(training.samples.ids)
+    trained = np.flatnonzero((folds_N != fold) & (training.samples.train_labels_N >= 0))
+    total = 0
+    for phase in training.plan.phases:
+        if not phase.is_probe:
+            role = train_role(training, phase, trained, (0, 0, 0))
+            total += phase_steps(phase, training.recipe, -(-role.batches_per_epoch // training.recipe.train.accumulate))
+    return total
+
+
+class _Told:
+    """What workers say, as progress."""
+
+    def __init__(self, progress: Progress, advance: "object", plan: FreezePlan) -> None:
+        self._progress, self._advance, self._plan = progress, advance, plan
+        self._done: dict[tuple[int, int], int] = {}
+
+    def __call__(self, message: Message) -> None:
+        kind = message["kind"]
+        if kind == "say":
+            self._progress.say(message["line"])
+        elif kind == "epoch":
+            scores = f"accuracy {message['accuracy']:.3f}, macro F1 {message['macro_f1']:.3f}"
+            phase = f", phase {message['phase'] + 1}" if len(self._plan.phases) > 2 else ""
+            self._progress.say(
+                f"fold {message['fold']}{phase}, epoch {message['epoch'] + 1}: loss {message['loss']:.3f}, {scores}"
+            )
+        elif kind == "step":
+            key = message["fold"], message["phase"]
+            self._advance(message["step"] - self._done.get(key, 0))  # type: ignore[operator]
+            self._done[key] = message["step"]
+        elif kind == "skip":
+            self._advance(message["steps"])  # type: ignore[operator]
+
+
+def _fill(
+    recipe: Recipe,
+    samples: SampleTable,
+    backbone: Backbone,
+    choice: Choice,
+    plan: FreezePlan,
+    shapes: Mapping[str, tuple[int, ...]],
+    progress: Progress,
+) -> tuple[bytes, ...]:
+    """Computes every phase's prefix once; the hash of each sample's image."""
+    max_pixels = round(recipe.image.max_megapixels * 1e6)
+    views = views_needed(recipe)
+    hashes: tuple[bytes, ...] = ()
+    cuts = dict.fromkeys(phase.cut for phase in plan.phases if not phase.is_probe and phase.cut != IMAGES)
+    for cut in cuts:
+        cache = PrefixCache(backbone.until(cut, shapes[cut]), choice, max_pixels)
+        size = cache.row_bytes * len(samples) * len(views) / GIGABYTE
+        told = f"prefix up to {cut}, {len(views)} views, {size:.1f} GB"
+        progress.say(f"{told}: computed once for all folds")
+        with progress.stage("prefix", len(samples), "images") as advance:
+            hashes = cache.fill(samples.ids, samples.paths, views=views, advance=advance).hashes
+    return hashes
+
+
+def gather(folder: RunFolder, samples: SampleTable, split: Split) -> Predictions:
+    """The folds' predictions of what they held out, in the order of the samples."""
+    frames = [pl.read_parquet(folder.fold_valid(fold)) for fold in range(split.num_folds)]
+    table = pl.concat(frames)
+    names = samples.space.class_names
+    predictions = Predictions(tuple(table["id"].to_list()), table.select(names).to_numpy(), names)
+    return predictions.rows_for(samples.ids)

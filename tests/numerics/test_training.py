@@ -1,0 +1,233 @@
+"""Training beyond the probe: the same twice and after a kill; nothing frozen moves; what is scored is predicted."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import finefold as ff
+from finefold.errors import RecipeError, TrainingError
+from finefold.nn.backbones import Backbone
+from finefold.nn.classifier import Classifier
+from finefold.runs.folder import RunFolder
+
+QUICK = """
+[split]
+folds = 2
+[[phase]]
+trainable = "head"
+until = "probe"
+[[phase]]
+trainable = "last:1"
+until = "3 epochs"
+lr = 1e-3
+layer_decay = 0.5
+[augment]
+views = ["plain", "hflip"]
+[predict]
+views = ["plain", "hflip"]
+[train]
+batch_size = 8
+save_seconds = 0.0
+"""
+
+
+def recipe_file(folder: Path, text: str = QUICK, **replaced: str) -> Path:
+    for before, after in replaced.items():
+        assert before in text
+        text = text.replace(before, after)
+    file = folder / "recipe.toml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, shapes):
+    """The small pictures, described."""
+    home = tmp_path_factory.mktemp("data")
+    ff.init(shapes, out=home / "data.toml")
+    return ff.read_data(home / "data.toml")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, data):
+    """A run that nobody interrupted."""
+    home = tmp_path_factory.mktemp("run")
+    return ff.train(data, recipe=str(recipe_file(home)), out=home / "run")
+
+
+def states(path: Path) -> list[dict[str, torch.Tensor]]:
+    return [load_file(path / f"fold-{fold}" / "weights.safetensors") for fold in range(2)]
+
+
+def assert_equal_runs(one: Path, other: Path) -> None:
+    for mine, theirs in zip(states(one), states(other), strict=True):
+        assert mine.keys() == theirs.keys()
+        assert all(torch.equal(mine[key], theirs[key]) for key in mine)
+    assert pl.read_parquet(one / "oof.parquet").equals(pl.read_parquet(other / "oof.parquet"))
+
+
+def test_two_runs_are_equal(run, data, tmp_path):
+    """The same data, recipe and machine give the same weights and predictions, bit for bit."""
+    again = ff.train(data, recipe=str(recipe_file(tmp_path)), out=tmp_path / "run")
+    assert_equal_runs(run.folder.path, again.folder.path)
+
+
+def test_only_what_the_plan_names_changes(run):
+    """Weights of a fold are those of the planned layers, different from the backbone's; nothing else is kept."""
+    plan = run.manifest["plan"]
+    named = {name for phase in plan["phases"] for group in phase["groups"] for name in group["names"]}
+    before = Backbone.read(run.folder.backbone).build_network().state_dict()
+    for state in states(run.folder.path):
+        parameters = {key for key in state if not key.endswith(("running_mean", "running_var", "num_batches_tracked"))}
+        assert parameters == named
+        changed = {
+            key for key in parameters if key.startswith("network.") and not torch.equal(state[key], before[key[8:]])
+        }
+        assert changed == {key for key in parameters if key.startswith("network.")}
+        for key in state.keys() - parameters:  # batch norms are frozen
+            assert torch.equal(state[key], before[key.removeprefix("network.")])
+
+
+def test_training_learns(run):
+    """Discs and squares are told apart better than by the share of the larger class."""
+    assert run.scores()["accuracy"]["value"] > 0.8
+
+
+def test_the_ledger_is_what_the_folds_predict(run, data):
+    """Training images through `predict`'s way, by their own fold's model alone, give the ledger's probabilities."""
+    from finefold.nn.engines import Choice
+    from finefold.nn.infer import FoldEnsemble
+
+    ledger = run.ledger()
+    row = {name: number for number, name in enumerate(ledger.predictions.ids)}
+    path_of = dict(zip(data.samples.ids, data.samples.paths, strict=True))
+    engine = run.manifest["engine"]
+    for fold in range(2):
+        ids = [name for name, of in zip(ledger.predictions.ids, ledger.folds_N, strict=True) if of == fold]
+        model = FoldEnsemble.read(
+            run.folder.backbone, [run.folder.fold_weights(fold)], run.space, views=run.recipe.predict.views
+        )
+        probs_NK, findings = model.probs(
+            ids,
+            [path_of[name] for name in ids],
+            choice=Choice(engine["name"], engine["precision"], ""),
+            max_pixels=10**8,
+            fallback_K=np.full(2, 0.5),
+        )
+        assert not findings
+        assert np.allclose(probs_NK, ledger.predictions.probs_NK[[row[name] for name in ids]], atol=1e-6)
+
+
+def test_a_folds_classifier_gives_the_same_from_the_image_on(run):
+    """The whole classifier on normalised images agrees with prefix and tail, up to the engine's precision."""
+    classifier = Classifier.read(run.folder.backbone, run.folder.fold_weights(0), run.space)
+    frozen = Backbone.read(run.folder.backbone).build()
+    images = torch.randint(0, 255, (2, 224, 224, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        probs_BK = classifier(frozen.normalised(images)).softmax(1)
+    assert torch.allclose(probs_BK.sum(1), torch.ones(2), atol=1e-5)
+    changed = Classifier.read(run.folder.backbone, run.folder.fold_weights(1), run.space)
+    with torch.no_grad():
+        assert not torch.equal(changed(frozen.normalised(images)).softmax(1), probs_BK)
+
+
+def test_a_finished_run_keeps_no_checkpoints(run):
+    """What only an unfinished run needs is gone: checkpoints and the workers' folder."""
+    assert not list(run.folder.path.glob("fold-*/checkpoint.safetensors"))
+    assert not run.folder.work.exists()
+
+
+def test_the_log_has_every_step_once(run):
+    """log.jsonl: each optimiser step in order, and a score after every epoch."""
+    for fold in range(2):
+        lines = [json.loads(text) for text in run.folder.fold_log(fold).read_text().splitlines()]
+        steps = [line["step"] for line in lines if "loss" in line]
+        assert steps == list(range(1, len(steps) + 1))
+        assert sum("macro_f1" in line for line in lines) == 3
+
+
+PROGRAM = """
+import sys
+import finefold as ff
+ff.train(ff.read_data(sys.argv[1]), recipe=sys.argv[2], out=sys.argv[3])
+"""
+
+
+def killed_often(command: list[str], run: Path, how: signal.Signals, rng: random.Random) -> int:
+    """Runs a command again and again, killing it after a while, until it finishes; how often it was killed."""
+    kills = 0
+    while True:
+        said = run.with_name("stderr.txt")
+        with said.open("w") as stderr:
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr)
+        log = run / "fold-0" / "log.jsonl"
+        before = log.stat().st_size if log.is_file() else 0
+        wanted = before + rng.randrange(50, 600)
+        while process.poll() is None and kills < 2:
+            if log.is_file() and log.stat().st_size > wanted:
+                process.send_signal(how)
+                process.wait()
+                kills += 1
+                break
+            time.sleep(0.01)
+        if process.wait() == 0:
+            return kills
+        assert not (run / "manifest.json").exists()
+        assert process.returncode in (-how, 130, 1), said.read_text()
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_a_killed_run_goes_on_and_ends_the_same(how, run, data, tmp_path):
+    """kill -9 or Ctrl-C at random moments of training; the same command again ends bitwise as if never stopped."""
+    rng = random.Random(int(how))
+    command = [sys.executable, "-c", PROGRAM, str(data.file), str(recipe_file(tmp_path)), str(tmp_path / "run")]
+    kills = killed_often(command, tmp_path / "run", how, rng)
+    assert kills > 0
+    assert_equal_runs(run.folder.path, tmp_path / "run")
+
+
+def test_workers_end_with_their_parent(data, tmp_path):
+    """After a kill -9 of the program, its workers save and are gone within seconds."""
+    command = [sys.executable, "-c", PROGRAM, str(data.file), str(recipe_file(tmp_path)), str(tmp_path / "run")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    log = tmp_path / "run" / "fold-0" / "log.jsonl"
+    while not log.is_file() and process.poll() is None:
+        time.sleep(0.02)
+    children = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    workers = [pid for pid in children if b"finefold.steps.folds" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    assert workers
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 60
+    while any(Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes() for pid in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_numbers_that_are_not_finite_stop_the_fold(data, tmp_path):
+    """A rate that makes the loss explode ends in an error that names the step, with the samples' ids in a file."""
+    recipe = recipe_file(tmp_path, **{"lr = 1e-3": "lr = 1e30"})
+    with pytest.raises(TrainingError, match="is not a finite number") as told:
+        ff.train(data, recipe=str(recipe), out=tmp_path / "run")
+    trouble = json.loads(next((tmp_path / "run").glob("fold-*/trouble.json")).read_text())
+    assert trouble["ids"]
+    assert set(trouble["ids"]) <= set(data.samples.ids)
+    assert "smaller lr" in str(told.value.hint)
+    assert not RunFolder(tmp_path / "run").is_finished
+
+
+def test_a_pattern_that_matches_nothing_ends_before_training(data, tmp_path):
+    """A misspelt module is told at once, with what it may have meant."""
+    recipe = recipe_file(tmp_path, **{'"last:1"': '["blocks.6", "conv_haed"]'})
+    with pytest.raises(RecipeError, match="did you mean conv_head"):
+        ff.train(data, recipe=str(recipe), out=tmp_path / "run")

@@ -261,8 +261,4 @@ def _proof(made: "Matched") -> None:
     if proof is None:
         say(f"not proved by running both: {made.match.unproved}")
         return
-    before = f" ({proof.difference_as_is:.2g} before the settings are applied)" if made.match.settings else ""
-    say(
-        f"proof: both models run on the same input; {proof.compared} {list(proof.shape)} differ by "
-        f"{proof.difference:.2g} of the largest{before}: {'equal' if proof.holds else 'NOT equal'}"
-    )
+    say(str(proof))

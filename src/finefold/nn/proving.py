@@ -50,6 +50,15 @@ class Proof:
         """Whether the outputs are equal, once the settings are applied."""
         return self.difference <= TOLERANCE
 
+    def __str__(self) -> str:
+        before = ""
+        if self.difference_as_is != self.difference:
+            before = f" ({self.difference_as_is:.2g} before the settings are applied)"
+        return (
+            f"proof: both models run on the same input; {self.compared} {list(self.shape)} differ by "
+            f"{self.difference:.2g} of the largest{before}: {'equal' if self.holds else 'NOT equal'}"
+        )
+
 
 def find_settings(source_model: nn.Module, model: nn.Module, layout: Layout) -> tuple[Setting, ...]:
     images, source_images = _inputs(source_model, model)

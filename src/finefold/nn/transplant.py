@@ -13,8 +13,11 @@ from finefold.nn.layout import Layout
 from finefold.nn.matching import lay_out
 from finefold.nn.proving import Proof, find_settings, prove
 from finefold.nn.settings import Setting, apply_settings
-from finefold.nn.units import wrapper_prefix
+from finefold.nn.units import holds_weights, wrapper_prefix
 from finefold.nn.weights import State, keeps_order, load_values, read_state
+
+
+_SHOWN = 4
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,8 @@ class Match:
             shown = ", ".join(f"`{key}`" for key in layout.unplaced[:3])
             more = f" and {len(layout.unplaced) - 3} more" if len(layout.unplaced) > 3 else ""
             found.append(f"{len(layout.unplaced)} of the model's {num_floats} tensors found no source: {shown}{more}")
+        elif not any(one.sources and holds_weights(self._target[one.key]) for one in layout.placed):
+            found.append(f"none of the model's {num_floats} tensors found a source")
         if layout.misfits and not self.is_proved and not self.accepted:
             shown = ", ".join(f"`{key}`" for key in layout.misfits[:3])
             found.append(f"{len(layout.misfits)} tensors of the source have no place beside those that do: {shown} ...")
@@ -67,6 +72,23 @@ class Match:
         if self.proof is not None and not self.proof.holds:
             found.append(f"the two models give different {self.proof.compared}, by {self.proof.difference:.3g}")
         return found
+
+    def summary(self) -> list[str]:
+        """How much was matched, whether running both proved it, and what is wrong: a line each."""
+        layout = self.layout
+        lines = [f"{layout.num_found} of {len(layout.placed) + len(layout.missing)} tensors matched"]
+        for title, keys in (("left as they were", layout.missing), ("left out of the source", layout.left_out)):
+            if keys:
+                more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
+                lines.append(f"{title}: {', '.join([*keys][:_SHOWN])}{more}")
+        lines.append(f"not proved by running both: {self.unproved}" if self.proof is None else str(self.proof))
+        return lines + [f"problem: {problem}" for problem in self.problems()]
+
+    def __repr__(self) -> str:
+        return f"<Match: {self.summary()[0]}, {'proved' if self.is_proved else 'not proved'}>"
+
+    def __str__(self) -> str:
+        return "\n".join(self.summary())
 
     def check(self) -> None:
         """Raises where these weights should not be used like this.

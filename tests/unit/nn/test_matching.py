@@ -1030,6 +1030,17 @@ def test_an_empty_state_fits_nothing():
     assert match_weights({}, chain()).problems()
 
 
+def test_a_match_that_found_nothing_is_refused(tmp_path):
+    """Where the whole model would pass for a head of another size, nothing was found: a problem, and not loaded."""
+    source = net(conv=nn.Conv2d(3, 4, 3), norm=nn.BatchNorm2d(4), flat=nn.Flatten(), fc=nn.Linear(8, 2))
+    target = nn.Linear(3, 3)
+    match = match_weights(saved(state_of(source), tmp_path, ".pth"), target)
+    assert match.layout.num_found == 0
+    assert match.problems() == ["none of the model's 2 tensors found a source"]
+    with pytest.raises(WeightsError, match="none of the model's 2 tensors"):
+        match.load_into(target)
+
+
 def test_weights_are_loaded_only_into_the_model_they_were_matched_to():
     """Loaded into another model than the one they were laid out for, weights are an error, not a silent nothing."""
     match = match_weights(state_of(chain()), chain())

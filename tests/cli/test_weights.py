@@ -232,7 +232,7 @@ def twins(tmp_path_factory):
 
 
 SCHEMA = {"source", "target", "source_model", "source_is_random", "out", "matched", "tensors", "missing", "left_out"}
-SCHEMA |= {"ambiguous", "settings", "proof", "unproved_because", "problems"}
+SCHEMA |= {"ambiguous", "settings", "proof", "unproved_because", "source_is_renamed", "problems"}
 
 
 def test_json_has_one_schema(resnet, twins, capsys):
@@ -307,6 +307,26 @@ def test_the_sources_model_can_be_said(resnet, folder, capsys):
     assert (told["source_model"], told["proof"]["holds"]) == ("torchvision:resnet18", True)
     told = matched(capsys, folder / "resnet18.pth", "resnet18", "--source-model", "torchvision:resnet18")
     assert (told["source_model"], told["proof"]["holds"]) == ("torchvision:resnet18", True)
+
+
+@pytest.mark.parametrize("num_classes", [1000, 7])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_source_model_is_used_for_a_file_of_other_names(suffix, num_classes, tmp_path, capsys):
+    """Every key renamed, --source-model said: what is which of it is found by structure first, then all is proved."""
+    state = build_model("torchvision:resnet18", num_classes=num_classes).state_dict()
+    layers = list(dict.fromkeys(key.rpartition(".")[0] for key in state))
+    names = {key: f"net.block{layers.index(key.rpartition('.')[0]):03}.{key.rpartition('.')[2]}" for key in state}
+    file = tmp_path / f"renamed{suffix}"
+    renamed = {names[key]: value for key, value in state.items()}
+    save_file(renamed, file) if suffix == ".safetensors" else torch.save(renamed, file)
+    told = matched(capsys, file, "resnet18", "--source-model", "torchvision:resnet18")
+    assert (told["proof"]["holds"], told["source_is_renamed"], told["problems"]) == (True, True, [])
+    assert all(one["sources"] == [names[one["key"]]] for one in told["tensors"])
+    assert told["matched"] == (122 if num_classes == 1000 else 120)
+    assert main(["weights", "match", str(file), "resnet18", "--source-model", "torchvision:resnet34"]) == 1
+    said = capsys.readouterr().err
+    assert "not of the model that was said: 80 of its 218 tensors are not among them" in said
+    assert "`layer1.2.conv1.weight`" in said
 
 
 @pytest.mark.parametrize("wrong", ["torchvision:resnet34", "torchvision:vgg11", "test_vit"])

@@ -181,7 +181,7 @@ def matched(made: "Matched", *, every: bool, as_json: bool) -> None:
     if match.settings:
         say("settings of the source that the model needs too:")
         say(*(f"  {line}" for line in _grouped_settings([str(setting) for setting in match.settings])))
-    _proof(made)
+    say(match.proof_told())
     if made.out is not None:
         say(f"wrote {made.out}")
 
@@ -254,11 +254,3 @@ def _grouped_settings(lines: Sequence[str]) -> list[str]:
         f"{names[0]}: {what}" if len(names) == 1 else f"{what} ({len(names)} modules: {', '.join(names[:3])} ...)"
         for what, names in modules.items()
     ]
-
-
-def _proof(made: "Matched") -> None:
-    proof = made.match.proof
-    if proof is None:
-        say(f"not proved by running both: {made.match.unproved}")
-        return
-    say(str(proof))

@@ -74,7 +74,9 @@ class _Work:
         if not self._order_is_kept:
             ranks = dict(zip(keys, natural_order(keys), strict=True))
             keys.sort(key=ranks.__getitem__)
-            self._order_is_kept = len({words_and_numbers(key)[0] for key in keys}) == 1  # p0, p1, p2 ...
+            names = {words_and_numbers(key)[0] for key in keys}
+            layers = {words_and_numbers(key.rpartition(".")[0])[0] for key in keys}
+            self._order_is_kept = 1 in (len(names), len(layers))  # p0, p1, p2 ..., or layer0.weight, layer0.bias ...
         self._is_by_position = False
         self._target = find_units(self._own, self._own)
         self._source = self._by_position(keys) or find_units(state, keys)

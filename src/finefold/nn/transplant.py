@@ -12,10 +12,10 @@ from finefold.nn.adapting import lay_values
 from finefold.nn.layout import Layout
 from finefold.nn.matching import lay_out
 from finefold.nn.proving import Proof, find_settings, prove
+from finefold.nn.renaming import Renamed, rename_onto
 from finefold.nn.settings import Setting, apply_settings
 from finefold.nn.units import holds_weights, wrapper_prefix
 from finefold.nn.weights import State, keeps_order, load_values, read_state
-
 
 _SHOWN = 4
 
@@ -30,6 +30,8 @@ class Match:
         proof: None where it was not possible; `unproved` says why.
         unproved: the reason, else empty.
         accepted: whether the user accepted what is ambiguous.
+        is_renamed: whether the source's names are not its model's, so that it was matched to this one first, by
+            structure, of which the proof says nothing.
     """
 
     layout: Layout
@@ -37,6 +39,7 @@ class Match:
     proof: Proof | None
     unproved: str
     accepted: bool
+    is_renamed: bool
     _source: State = field(repr=False)
     _target: State = field(repr=False)
 
@@ -73,6 +76,13 @@ class Match:
             found.append(f"the two models give different {self.proof.compared}, by {self.proof.difference:.3g}")
         return found
 
+    def proof_told(self) -> str:
+        """The proof, or why there is none, in words."""
+        if self.proof is None:
+            return f"not proved by running both: {self.unproved}"
+        renamed = "; which tensor is which of the source's model is by structure, not proved" if self.is_renamed else ""
+        return f"{self.proof}{renamed}"
+
     def summary(self) -> list[str]:
         """How much was matched, whether running both proved it, and what is wrong: a line each."""
         layout = self.layout
@@ -81,7 +91,7 @@ class Match:
             if keys:
                 more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
                 lines.append(f"{title}: {', '.join([*keys][:_SHOWN])}{more}")
-        lines.append(f"not proved by running both: {self.unproved}" if self.proof is None else str(self.proof))
+        lines.append(self.proof_told())
         return lines + [f"problem: {problem}" for problem in self.problems()]
 
     def __repr__(self) -> str:
@@ -141,6 +151,7 @@ class Match:
             "settings": [one.to_dict() for one in self.settings],
             "proof": proof,
             "unproved_because": self.unproved or None,
+            "source_is_renamed": self.is_renamed,
             "problems": self.problems(),
         }
 
@@ -158,13 +169,14 @@ def match_weights(
     Args:
         source: a model, a state dict in its order of definition, or a .pth, .pt or .safetensors file.
         model: the target.
-        source_model: the model that a state dict or file is of, for the proof.
+        source_model: the model that a state dict or file is of, for the proof; where its names are others, which
+            tensor is which is found by structure first.
         hints: key of the model -> key of the source, taken as given.
         accept: take the best guess where several sources are equally good.
 
     Raises:
-        WeightsError: the file cannot be read, or a hint is impossible. What does not fit is told by
-            `Match.problems()`, and raised by `Match.state()` and `Match.load_into()`.
+        WeightsError: the file cannot be read, is not of `source_model`, or a hint is impossible. What does not fit is
+            told by `Match.problems()`, and raised by `Match.state()` and `Match.load_into()`.
     """
     order_is_kept = True
     if isinstance(source, nn.Module):
@@ -179,6 +191,10 @@ def match_weights(
     odd = {key for key in state if not key.startswith(prefix)}
     state = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
     hints = {key: source_key.removeprefix(prefix) for key, source_key in (hints or {}).items()}
+    renamed: Renamed | None = None
+    if source_model is not None and not source_model.state_dict().keys() <= state.keys():
+        renamed = rename_onto(state, source_model, order_is_kept=order_is_kept, accept=accept)
+        state, hints, order_is_kept = renamed.state, renamed.hints(hints), True
     layout = lay_out(state, model, source_model=source_model, order_is_kept=order_is_kept, hints=hints)
     target = {key: tensor.detach() for key, tensor in model.state_dict().items()}
     settings: tuple[Setting, ...] = ()
@@ -186,15 +202,16 @@ def match_weights(
     if source_model is not None and layout.unplaced:
         unproved = "not every tensor found a source"
     elif source_model is not None:
-        if not names_fit and not source_model.state_dict().keys() <= state.keys():
-            raise WeightsError("the weights are not of the model that was said", "name another --source-model")
         try:
             settings = find_settings(source_model, model, layout)
             proof, unproved = prove(source_model, state, model, layout, settings), ""
         except ModelError as reason:
             unproved = reason.message
+    if renamed is not None:
+        layout = renamed.undo(layout)
+        state = {renamed.name_before(key): tensor for key, tensor in state.items()}
     whole = {key if key in odd else prefix + key: tensor for key, tensor in state.items()}
-    return Match(_prefixed(layout, prefix, odd), settings, proof, unproved, accept, whole, target)
+    return Match(_prefixed(layout, prefix, odd), settings, proof, unproved, accept, renamed is not None, whole, target)
 
 
 def _prefixed(layout: Layout, prefix: str, odd: set[str]) -> Layout:

@@ -13,8 +13,9 @@ from finefold.nn.catalogue import build_model, find_name
 from finefold.nn.devices import set_threads
 from finefold.nn.finding import SUFFIXES, WeightsFile, list_weights, local_weights
 from finefold.nn.identify import models_like
+from finefold.nn.renaming import num_rows
 from finefold.nn.transplant import Match, match_weights
-from finefold.nn.weights import read_state, state_hash, write_weights
+from finefold.nn.weights import keeps_order, read_state, state_hash, write_weights
 from finefold.steps.progress import SILENT, Progress
 
 
@@ -160,7 +161,8 @@ def _source(source: str | Path, target: str, source_name: str | None, download: 
     if path.is_file() or path.suffix in SUFFIXES:
         state = read_state(path)
         if source_name is not None:
-            known = build_model(source_name, num_classes=_num_rows(state, source_name))
+            rows = num_rows(state, build_model(source_name), order_is_kept=keeps_order(path))
+            known = build_model(source_name, num_classes=rows)
             return _Source(path, known, source_name, str(path))
         names = models_like(state, target)
         if len(names) == 1:
@@ -178,10 +180,3 @@ def _source(source: str | Path, target: str, source_name: str | None, download: 
 
 def _fits(path: Path, model: nn.Module) -> bool:
     return set(read_state(path)) >= {key for key in model.state_dict() if not key.endswith("num_batches_tracked")}
-
-
-def _num_rows(state: dict[str, Any], name: str) -> int | None:
-    """Outputs of the classifier that a state dict has, if it is of the model `name`."""
-    own = build_model(name).state_dict()
-    last = [key for key, tensor in own.items() if tensor.ndim == 2 and key.endswith("weight")]
-    return len(state[last[-1]]) if last and last[-1] in state else None

@@ -143,6 +143,15 @@ def test_a_run_shows_its_backbone_and_head(capsys, job):
     assert "has no fold 3" in capsys.readouterr().err
 
 
+def test_a_run_shows_its_backbones_stages(capsys, job):
+    """A run's stages and the depth of its tree are those of the network inside, with the head behind them."""
+    assert main(["inspect", str(job.run)]) == 0
+    said = capsys.readouterr().out
+    blocks = ", ".join(f"network.blocks.{number}" for number in range(7))
+    assert f"stages: stem, {blocks}, head\n" in said
+    assert any(line.strip().startswith("6 (+1)") for line in said.splitlines())
+
+
 def test_a_runs_classifier_gives_the_ledgers_probabilities(job):
     """The module that is looked into gives what the run predicted: bitwise the same heads on the same features."""
     import numpy as np

@@ -70,10 +70,18 @@ def _parts(model: nn.Module, chain: Chain) -> list[_Part]:
         parts = _divide(model, chain, looked_into)
         if sum(part.is_large for part in parts[1:]) >= _MIN_STAGES:
             return parts
-        inside = [path for part in parts for path in part.modules if part.is_large and path in chain.opened]
+        opened = [path for part in parts for path in part.modules if path in chain.opened]
+        inside = [path for part in parts if part.is_large for path in part.modules if path in opened]
+        if not any(part.is_large for part in parts):  # a network that ends in features, called by another module
+            inside = [path for path in opened if _has_maps(path, chain)]
         if not inside:
             return parts
         looked_into.add(max(inside, key=lambda path: _num_values(model, path)))
+
+
+def _has_maps(path: str, chain: Chain) -> bool:
+    """Whether more than a vector crosses somewhere inside a module."""
+    return any(len(cut.shape) > 1 and any(one.startswith(f"{path}.") for one in cut.modules) for cut in chain.cuts)
 
 
 def _num_values(model: nn.Module, path: str) -> int:

@@ -245,7 +245,7 @@ def _verdict(model: nn.Module, opened: set[str], path: str) -> bool | None:
         return None
     cuts = {str(node.target) for node in trace.crossings() if node.op == "call_module"}
     larger = [inner for inner in inside if num_parts(model, inner) > 1]
-    if cuts.intersection(inside) and num_parts(model, path) == num_parts(model, ""):  # the model only calls this one
+    if cuts.intersection(inside) and 2 * num_parts(model, path) > num_parts(model, ""):  # the model calls little else
         return True
     if any(inner in cuts for inner in larger):
         return True

@@ -204,3 +204,41 @@ def test_a_downsampling_layer_belongs_to_the_stage_that_it_opens():
     _, stages = look(nn.Sequential(*layers, nn.Flatten(), nn.Linear(512, 5)))
     assert [stage.modules for stage in stages] == [("0",), ("1",), ("2", "3"), ("4", "5"), ("6", "7")]
     assert [stage.name for stage in stages] == ["stem", "1", "2-3", "4-5", "head"]
+
+
+class Headed(nn.Module):
+    """A network that ends in features, called by a module with heads of its own, as a run's classifier is."""
+
+    def __init__(self, network: nn.Module, num_features: int) -> None:
+        super().__init__()
+        self.network = network
+        self.heads = nn.ModuleList([nn.Linear(num_features, 3), nn.Linear(num_features, 2)])
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        features_BD = self.network(images_BCHW).flatten(1)
+        return torch.cat([head(features_BD) for head in self.heads], 1)
+
+
+class Plain(nn.Module):
+    """Convolutions called one by one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.three = nn.Conv2d(3, 4, 3, 2), nn.Conv2d(4, 4, 3, 2), nn.Conv2d(4, 8, 3, 2)
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        return self.three(self.two(self.one(images_BCHW).relu()).relu()).mean((2, 3))
+
+
+@pytest.mark.parametrize(
+    ("build", "num_features", "names"),
+    [
+        (partial(build_model, "resnet18", num_classes=0), 512, [f"network.layer{number}" for number in (1, 2, 3, 4)]),
+        (partial(small_vit, num_classes=0), 24, [f"network.blocks.{n}" for n in range(12)]),
+        (Plain, 8, ["network.one", "network.two", "network.three"]),
+    ],
+)
+def test_a_network_called_by_another_module_keeps_its_stages(build, num_features, names):
+    """Stages are those of the network inside, though what it gives to the heads around it is a vector."""
+    _, stages = look(Headed(build(), num_features).eval())
+    assert [stage.name for stage in stages if stage.name != "stem"] == [*names, "head"]

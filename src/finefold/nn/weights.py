@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from finefold.errors import FinefoldWarning, WeightsError
+from finefold.nn.broken import check_start, in_words
 
 State = dict[str, Tensor]
 _STATE_ENTRIES = ("state_dict", "model", "state_dict_ema", "model_state_dict", "model_state")
@@ -31,7 +32,7 @@ def read_state(path: Path) -> State:
     """
     if not path.is_file():
         raise WeightsError(f"there is no weights file {path}", "give the path of a .safetensors, .pth or .pt file")
-    _check_kind(path)
+    check_start(path)
     try:
         if path.suffix == ".safetensors":
             return _some(safetensors.torch.load_file(path), path)
@@ -41,11 +42,11 @@ def read_state(path: Path) -> State:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except WeightsError:
         raise
-    except (SafetensorError, OSError, ValueError, RuntimeError, EOFError, KeyError, MemoryError) as reason:
-        raise WeightsError(f"{path} is broken: {_first_line(reason)}", "download or save it again") from reason
+    except (SafetensorError, OSError, ValueError, RuntimeError, EOFError, LookupError, MemoryError) as reason:
+        raise WeightsError(f"{path} is broken: {in_words(reason)}", "download or save it again") from reason
     except Exception as reason:  # pickle.UnpicklingError and what malformed pickles raise besides
-        needed = re.search(r"Unsupported (?:global: GLOBAL|class) (\S+)", str(reason))
-        what = f"it needs the code of {needed[1]}" if needed else _first_line(reason)
+        needed = re.search(r"(?:GLOBAL|Unsupported class) (\w+(?:\.\w+)*)", str(reason))
+        what = f"it needs the code of {needed[1]}" if needed else in_words(reason)
         raise WeightsError(
             f"{path} cannot be read as plain tensors: {what}",
             "finefold never runs code from a weights file; save `model.state_dict()` as .safetensors instead",
@@ -62,23 +63,6 @@ def _some(state: State, path: Path) -> State:
             f"{path} holds no state dict: there is no tensor in it", "save `model.state_dict()` as .safetensors"
         )
     return state
-
-
-def _check_kind(path: Path) -> None:
-    """Refuses a file that is another kind than its name says, before a reader stumbles over it."""
-    if path.suffix == ".safetensors":
-        return
-    with suppress(OSError), path.open("rb") as file:
-        start = file.read(9)
-        if len(start) == 9 and start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size:
-            raise WeightsError(f"{path} is a safetensors file", "rename it to end in .safetensors")
-    if zipfile.is_zipfile(path):
-        with suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
-            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
-                raise WeightsError(
-                    f"{path} is a TorchScript archive, code and all",
-                    "save `torch.jit.load(path).state_dict()` as .safetensors yourself, if you trust it",
-                )
 
 
 def keeps_order(path: Path) -> bool:
@@ -138,10 +122,6 @@ def _check_tensor(key: str, tensor: Tensor, path: Path) -> None:
             f"{tensor.untyped_storage().nbytes():,} of them",
             "do not use this file",
         )
-
-
-def _first_line(reason: Exception) -> str:
-    return (str(reason).splitlines() or [type(reason).__name__])[0][:200]
 
 
 def load_values(model: nn.Module, state: State) -> None:
@@ -224,7 +204,7 @@ def whole_or_nothing(path: Path) -> Iterator[Path]:
         with suppress(OSError):
             unfinished.unlink(missing_ok=True)
         raise WeightsError(
-            f"cannot write {path}: {_first_line(reason)}", "free some space, or choose another place"
+            f"cannot write {path}: {in_words(reason)}", "free some space, or choose another place"
         ) from reason
 
 
@@ -238,9 +218,7 @@ def read_header(path: Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get("finefold")
     except (SafetensorError, OSError) as reason:
-        raise WeightsError(
-            f"cannot read {path}: {_first_line(reason)}", "the run is broken: train it again"
-        ) from reason
+        raise WeightsError(f"cannot read {path}: {in_words(reason)}", "the run is broken: train it again") from reason
     if text is None:
         raise WeightsError(f"{path} has no finefold header", "give weights that finefold wrote")
     try:

@@ -176,6 +176,44 @@ def test_a_runs_backbone_file_is_known(capsys, job):
     assert seen["forward"]["rows"][0]["shape"][:2] == [1, 1280]
 
 
+def test_a_folds_weights_are_told_as_heads(capsys, job):
+    """A fold's weights say that they are heads alone; to run them, the run is named that has the network too."""
+    file = job.run / "fold-1" / "weights.safetensors"
+    assert main(["inspect", str(file)]) == 0
+    heading = capsys.readouterr().out.splitlines()[0]
+    assert f"{file}, the heads of fold 1 of a run, without the network under them: " in heading
+    for flag in ("--forward", "--gradients"):
+        assert main(["inspect", str(file), flag]) == 1
+        said = capsys.readouterr()
+        assert "the heads of fold 1 of a run, without the network under them: it cannot be run" in said.err
+        assert f"`finefold inspect {job.run} --fold 1 --forward`" in said.err
+        assert not said.out
+
+
+def test_a_file_says_what_more_could_be_seen(capsys, files):
+    """Without flags, the last line says what --forward and --gradients add; with one, it is not there."""
+    assert main(["inspect", str(files / "squeezenet1_1.pth")]) == 0
+    more = "--forward or --gradients tells which model this is, and adds its stages and cut points"
+    assert capsys.readouterr().out.splitlines()[-1] == more
+    assert main(["inspect", str(files / "squeezenet1_1.pth"), "--forward"]) == 0
+    assert more not in capsys.readouterr().out
+
+
+def test_a_folder_of_runs_offers_them(capsys, job):
+    """A folder that holds runs and is none itself names those in it."""
+    assert main(["inspect", str(job.run.parent)]) == 1
+    assert f"hint: runs in it: {job.run}; give one of them" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["torchvision:", "timm:"])
+def test_a_prefix_alone_is_no_name(name, capsys):
+    """A library without a model behind it is told as that, and offers no model by chance."""
+    assert main(["inspect", name]) == 1
+    said = capsys.readouterr().err
+    assert f"`{name}` names no model" in said
+    assert "did you mean" not in said
+
+
 def test_data_gives_the_images(capsys, job):
     """--data takes images and labels from a data.toml; a model of too few classes for them is told."""
     seen = told(capsys, SMALL, "--gradients", "--data", job.data)

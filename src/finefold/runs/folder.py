@@ -172,6 +172,9 @@ class RunFolder:
             hint = "give the folder that `finefold train --out` wrote"
             if self.plan.is_file():
                 hint = "run the same `finefold train` command again: it goes on where it stopped"
+            inside = sorted(str(path.parent) for path in self.path.glob(f"*/{self.manifest.name}"))
+            if inside:
+                hint = f"runs in it: {', '.join(inside[:3])}{' ...' if len(inside) > 3 else ''}; give one of them"
             raise RunError(f"{self.path} is not a finished run", hint)
         return read_json(self.manifest)
 

@@ -19,7 +19,7 @@ from finefold.nn.catalogue import build_model, find_name, input_shape
 from finefold.nn.classifier import Classifier
 from finefold.nn.devices import set_threads
 from finefold.nn.features import load_input
-from finefold.nn.finding import SUFFIXES, local_weights
+from finefold.nn.finding import SUFFIXES, local_weights, told_as_heads
 from finefold.nn.identify import identify_model
 from finefold.nn.measuring import measure_flow
 from finefold.nn.modules import Inspection, ModuleRow, StateRow, inspect_model, state_rows, state_tree
@@ -44,6 +44,7 @@ class Inspected:
         inspection: the model; None for a file that was looked at without building one.
         modules: the tree.
         state: every tensor, where that was asked for.
+        more: what else could be asked for; empty where it was.
     """
 
     what: str
@@ -52,6 +53,7 @@ class Inspected:
     inspection: Inspection | None
     modules: tuple[ModuleRow, ...]
     state: tuple[StateRow, ...] | None
+    more: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as `finefold inspect --json` prints them."""
@@ -110,9 +112,7 @@ def inspect(
     if path.is_file() or (path.suffix in SUFFIXES and not path.is_dir()):
         if not forward and not gradients:
             with progress.stage("reading", 0, ""):
-                tensors = read_state(path)
-                rows = state_rows(tensors) if state else None
-            return Inspected(f"weights file {path}", str(path), "", None, state_tree(tensors), rows)
+                return _look_at_file(path, state=state)
         subject = _file_subject(path, progress)
     elif path.is_dir():
         subject = _run_subject(path, fold or 0)
@@ -126,6 +126,16 @@ def inspect(
         if forward and images is not None:  # time is measured on one image, gradients on the whole batch
             seen = replace(seen, flow=measure_flow(subject.model, images[:1]))
     return Inspected(subject.what, subject.weights, told, seen, seen.modules, seen.state)
+
+
+def _look_at_file(path: Path, *, state: bool) -> Inspected:
+    """What a file's keys and tensors tell, without building a model."""
+    tensors = read_state(path)
+    heads = told_as_heads(path)
+    more = "" if heads else "--forward or --gradients tells which model this is, and adds its stages and cut points"
+    rows = state_rows(tensors) if state else None
+    what = f"weights file {path}{heads and f', {heads}'}"
+    return Inspected(what, str(path), "", None, state_tree(tensors), rows, more)
 
 
 def _named_subject(name: str, *, download: bool, needs_weights: bool, progress: Progress) -> _Subject:
@@ -159,6 +169,14 @@ def _file_subject(path: Path, progress: Progress) -> _Subject:
     """The model that a file is of: finefold's own says so, others are told by their keys and shapes."""
     with progress.stage("identifying", 0, ""):
         state = read_state(path)
+        heads = told_as_heads(path)
+        if heads:
+            told, _, fold = path.parent.name.partition("fold-")
+            where = f"{path.parent.parent} --fold {fold}" if fold.isdigit() and not told else "RUN --fold K"
+            raise ModelError(
+                f"{path} is {heads}: it cannot be run",
+                f"inspect the run's folder instead, as in `finefold inspect {where} --forward`",
+            )
         try:
             backbone = Backbone.read(path)
         except WeightsError:

@@ -11,7 +11,7 @@ from torch import nn
 from finefold.errors import UsageError, WeightsError
 from finefold.nn.catalogue import build_model, find_name
 from finefold.nn.devices import set_threads
-from finefold.nn.finding import SUFFIXES, WeightsFile, list_weights, local_weights
+from finefold.nn.finding import SUFFIXES, WeightsFile, list_weights, local_weights, told_as_heads
 from finefold.nn.identify import models_like
 from finefold.nn.renaming import num_rows
 from finefold.nn.transplant import Match, match_weights
@@ -160,6 +160,9 @@ def _source(source: str | Path, target: str, source_name: str | None, download: 
     path = Path(source)
     if path.is_file() or path.suffix in SUFFIXES:
         state = read_state(path)
+        heads = told_as_heads(path)
+        if heads:
+            raise WeightsError(f"{path} is {heads}", "give the run's backbone.safetensors, or weights of a whole model")
         if source_name is not None:
             rows = num_rows(state, build_model(source_name), order_is_kept=keeps_order(path))
             known = build_model(source_name, num_classes=rows)

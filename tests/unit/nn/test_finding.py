@@ -8,7 +8,8 @@ import torch
 
 from finefold.errors import WeightsError
 from finefold.nn import finding
-from finefold.nn.finding import embedded_file, list_weights, local_weights
+from finefold.nn.finding import embedded_file, list_weights, local_weights, told_as_heads
+from finefold.nn.weights import write_weights
 
 
 @pytest.fixture
@@ -142,3 +143,14 @@ def test_nothing_is_loaded_to_be_listed(caches):
     put(caches / "mine" / "broken.pth", b"no weights")
     torch.save({"w": torch.ones(2)}, caches / "mine" / "w.pth")
     assert {file.path.name for file in list_weights([caches / "mine"])} >= {"broken.pth", "w.pth"}
+
+
+def test_a_folds_weights_say_what_they_are(tmp_path):
+    """What a run's folds wrote is told by its header; other files, finefold's own among them, are not taken for it."""
+    tensors = {"joint.weight": torch.ones(3, 2)}
+    for kind in ("heads", "tuned", "backbone"):
+        write_weights(tmp_path / f"{kind}.safetensors", tensors, {"kind": kind, "fold": 2})
+    torch.save(tensors, tmp_path / "plain.pth")
+    assert told_as_heads(tmp_path / "heads.safetensors").startswith("the heads of fold 2 of a run")
+    assert told_as_heads(tmp_path / "tuned.safetensors").startswith("only what was trained of fold 2")
+    assert [told_as_heads(tmp_path / name) for name in ("backbone.safetensors", "plain.pth", "gone.pth")] == [""] * 3

@@ -38,6 +38,8 @@ def find_name(name: str) -> ModelName:
     Raises:
         WeightsError: neither library knows it; near names are suggested.
     """
+    if not name.removeprefix(TORCHVISION).removeprefix(TIMM):
+        raise WeightsError(f"`{name}` names no model", "write a name behind it, as in torchvision:resnet18 or resnet18")
     if name.startswith(TORCHVISION):
         plain = name.removeprefix(TORCHVISION)
         if plain not in torchvision_names():
@@ -98,6 +100,26 @@ def _build_torchvision(name: str, pretrained: bool, sizes: dict[str, int]) -> An
     quiet = {"init_weights": False} if name in ("googlenet", "inception_v3") and not pretrained else {}
     weights = models.get_model_weights(name).DEFAULT if pretrained else None
     return models.get_model(name, weights=weights, **sizes, **quiet)
+
+
+def check_module(model: object) -> None:
+    """Refuses what is given for a model and is none, a name above all.
+
+    Raises:
+        ModelError: with how to build one.
+    """
+    if isinstance(model, nn.Module):
+        return
+    if isinstance(model, str):
+        raise ModelError(f"'{model}' is a name and not a model", f"build it first: ff.build_model('{model}')")
+    hint = "give a torch.nn.Module; ff.build_model(name) builds one"
+    if isinstance(model, type) and issubclass(model, nn.Module):
+        hint = f"make one of it: {model.__name__}()"
+    raise ModelError(f"{_short(model)} is not a model", hint)
+
+
+def _short(value: object) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
 
 
 def input_shape(model: nn.Module) -> tuple[int, int, int]:

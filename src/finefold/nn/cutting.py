@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from finefold.errors import ModelError
-from finefold.nn.catalogue import example_images
+from finefold.nn.catalogue import check_module, example_images
 from finefold.nn.comparing import TOLERANCE, are_close, training_kept, why_not_the_same
 from finefold.nn.tracing import Trace, Untraceable, attributes_kept, open_chain, trace_model
 
@@ -127,6 +127,9 @@ def find_cuts(model: nn.Module, *, example: Tensor | None = None) -> Chain:
     Args:
         model: takes images [B, C, H, W]; its parameters are not touched.
         example: images to run it on once; a random one of the model's own size by default.
+
+    Raises:
+        ModelError: `model` is none, but a name perhaps.
     """
     images_BCHW = example_for(model, example)
     try:
@@ -287,7 +290,12 @@ def _prove(model: nn.Module, made: Cut, images_BCHW: Tensor) -> None:
 
 
 def example_for(model: nn.Module, example: Tensor | None = None) -> Tensor:
-    """The images given, or a random one of the model's own size, where and as the model's parameters are."""
+    """The images given, or a random one of the model's own size, where and as the model's parameters are.
+
+    Raises:
+        ModelError: the model is none.
+    """
+    check_module(model)
     return on_device(model, example_images(model) if example is None else example)
 
 

@@ -5,11 +5,13 @@ Measuring (shapes, operations, time, gradients) is `nn/measuring.py`'s.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from torch import Tensor, nn
 
 from finefold.data.findings import Finding
+from finefold.errors import ModelError
 from finefold.nn.catalogue import example_images
 from finefold.nn.cutting import Chain, find_cuts, on_device
 from finefold.nn.measuring import Flow, Gradients, measure_flow, measure_gradients
@@ -99,9 +101,14 @@ class Inspection:
         """The row of a module.
 
         Raises:
-            KeyError: there is none of that name.
+            ModelError: there is none of that name; near names are suggested.
         """
-        return {row.name: row for row in self.modules}[name]
+        rows = {row.name: row for row in self.modules}
+        if name not in rows:
+            near = get_close_matches(name, [one for one in rows if one], n=3, cutoff=0.5)
+            told = f"did you mean {' or '.join(near)}?" if near else "`.modules` has them all; `''` is the model itself"
+            raise ModelError(f"there is no module `{name}`", told)
+        return rows[name]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as `finefold inspect --json` prints them."""
@@ -157,7 +164,8 @@ def inspect_model(
         state: list every tensor of the state dict.
 
     Raises:
-        ModelError: with `forward` or `gradients`, the model does not run on the images.
+        ModelError: `model` is none, but a name perhaps; or, with `forward` or `gradients`, it does not run on the
+            images.
     """
     chain = find_cuts(model, example=None if images_BCHW is None else images_BCHW[:1])
     stages = find_stages(model, chain)

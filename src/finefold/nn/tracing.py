@@ -6,10 +6,12 @@ Its modules are links that are not looked into, but for those that are chains of
 import builtins
 import random
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy, deepcopy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -17,6 +19,7 @@ import torch
 from torch import Tensor, fx, nn
 
 _ROOT = "model"
+_NOT_ITS_OWN = ("torch", "finefold")  # whose frames in a traceback say nothing of the model's code
 
 
 @dataclass(frozen=True)
@@ -103,8 +106,7 @@ def trace_model(model: nn.Module, opened: set[str]) -> Trace:
         with attributes_kept(model), _stand_ins_are_tensors():
             graph = tracer.trace(root)
     except Exception as reason:  # whatever a model's code does with a stand-in instead of a tensor
-        text = (str(reason).splitlines() or [""])[0]
-        raise Untraceable(f"its code cannot be followed ({type(reason).__name__}: {text[:120]})") from reason
+        raise Untraceable(_why_untraceable(reason, root)) from reason
     if _dice() != dice:
         raise Untraceable("its own code draws random numbers")
     parts: dict[str, Any] = {}
@@ -125,6 +127,25 @@ def trace_model(model: nn.Module, opened: set[str]) -> Trace:
         if node.op == "get_attr" or (node.op.startswith("call") and inputs and all(one in static for one in inputs)):
             static.add(node)
     return Trace(nodes, ends, {node: number for number, node in enumerate(nodes)}, frozenset(static), parts)
+
+
+def _why_untraceable(reason: Exception, root: nn.Module) -> str:
+    """What stopped the following of a model's code, and where in it, as far as the traceback tells."""
+    what = f"cannot be followed ({type(reason).__name__}: {(str(reason).splitlines() or [''])[0][:120]})"
+    if "control flow" in str(reason):
+        what = "cannot be followed: it branches on what is in a tensor"
+    found = None
+    for frame, line in traceback.walk_tb(reason.__traceback__):
+        module = frame.f_locals.get("self")
+        library = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        if isinstance(module, nn.Module) and library not in _NOT_ITS_OWN:
+            found = module, Path(frame.f_code.co_filename).name, line
+    if found is None:
+        return f"its code {what}"
+    module, file, line = found
+    path = next((name for name, one in root.named_modules() if one is module), _ROOT).removeprefix(_ROOT).lstrip(".")
+    owner = f"of `{path}` ({type(module).__name__})" if path else f"of {type(module).__name__} itself"
+    return f"the code {owner} {what}, {file} line {line}"
 
 
 def _shell(model: nn.Module) -> nn.Module:

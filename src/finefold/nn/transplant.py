@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from finefold.errors import ModelError, WeightsError
 from finefold.nn.adapting import lay_values
+from finefold.nn.catalogue import check_module
 from finefold.nn.layout import Layout
 from finefold.nn.matching import lay_out
 from finefold.nn.proving import Proof, find_settings, prove
@@ -177,7 +178,10 @@ def match_weights(
     Raises:
         WeightsError: the file cannot be read, is not of `source_model`, or a hint is impossible. What does not fit is
             told by `Match.problems()`, and raised by `Match.state()` and `Match.load_into()`.
+        ModelError: `model` or `source_model` is none, but a name perhaps.
     """
+    for given in (model, *(() if source_model is None else (source_model,))):
+        check_module(given)
     order_is_kept = True
     if isinstance(source, nn.Module):
         source_model = source_model or source
@@ -185,6 +189,8 @@ def match_weights(
     elif isinstance(source, Mapping):
         state = dict(source)
     else:
+        if not isinstance(source, str | Path):
+            check_module(source)
         state, order_is_kept = read_state(Path(source)), keeps_order(Path(source))
     names_fit = source_model is not None and source_model.state_dict().keys() <= state.keys()
     prefix = "" if names_fit else wrapper_prefix(state)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ from torch import Tensor, nn
 
 from finefold.errors import ModelError
 from finefold.nn.catalogue import build_model
+from finefold.nn.cutting import cut, find_cuts
 from finefold.nn.modules import inspect_model, state_rows, state_tree, tensor_hash
+from finefold.nn.transplant import match_weights
 
 
 def classifier() -> nn.Sequential:
@@ -108,10 +111,55 @@ def test_rows_know_their_stage_and_cut():
     assert "layer2.0.conv1" not in cuts
 
 
-def test_a_module_that_is_not_there_is_a_key_error():
-    """Asking for the row of an unknown module raises KeyError."""
-    with pytest.raises(KeyError):
-        inspect_model(classifier()).module("nothing")
+def test_a_module_that_is_not_there_is_told_with_near_names():
+    """Asking for the row of an unknown module is an error that offers names like it, where there are any."""
+    seen = inspect_model(build_model("test_resnet"))
+    with pytest.raises(ModelError, match="there is no module `layer11`") as caught:
+        seen.module("layer11")
+    assert caught.value.hint.startswith("did you mean layer1 ")
+    with pytest.raises(ModelError, match="there is no module `zzz`") as caught:
+        seen.module("zzz")
+    assert "`.modules` has them all" in caught.value.hint
+
+
+@pytest.mark.parametrize("call", [inspect_model, find_cuts, lambda model: cut(model, 0), partial(match_weights, {})])
+def test_a_name_in_place_of_a_model_is_told(call):
+    """A name, a class and nothing are no models: the error says how to make one, whoever is asked."""
+    for given, message, hint in (
+        ("resnet18", "'resnet18' is a name and not a model", "build it first: ff.build_model('resnet18')"),
+        (nn.ReLU, "the class ReLU is not a model", "make one of it: ReLU()"),
+        (None, "a NoneType is not a model", "give a torch.nn.Module; ff.build_model(name) builds one"),
+    ):
+        with pytest.raises(ModelError) as caught:
+            call(given)
+        assert (caught.value.message, caught.value.hint) == (message, hint)
+
+
+class Branches(nn.Module):
+    """Decides by what is in a tensor."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.sum() > 0:
+            return x
+        return -x
+
+
+def test_what_cannot_be_followed_is_found_in_the_code():
+    """Where a module branches on a tensor's values, the reason names the module, its class, its file and the line."""
+    line = Branches.forward.__code__.co_firstlineno + 1
+    reason = inspect_model(Branches()).chain.reason
+    what = "cannot be followed: it branches on what is in a tensor, test_modules.py"
+    assert reason == f"the code of Branches itself {what} line {line}"
+
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = Branches()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner.forward(x)
+
+    assert inspect_model(Outer()).chain.reason == f"the code of `inner` (Branches) {what} line {line}"
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,28 @@ def test_all_shows_every_tensor(capsys):
     assert 0 < counts[0] < counts[1]
 
 
+def test_equal_names_are_one_line(folder, capsys):
+    """Where every tensor was found by its own name, one line says so in place of a table, with the prefix taken off."""
+    assert main(["weights", "match", str(folder / "resnet18.pth"), "torchvision:resnet18", "--classes", "7"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    told = "122 of 122 tensors of torchvision:resnet18 matched, each from the same name (--all shows each)"
+    assert lines[1] == told
+    assert lines[2].startswith("proof: ")
+
+
+def test_renamed_layers_are_shown_by_useful_names(tmp_path, capsys):
+    """Of layers that lie in one container, the column `from` names the layers, not the container of them all."""
+    state = build_model("torchvision:resnet18").state_dict()
+    layers = list(dict.fromkeys(key.rpartition(".")[0] for key in state))
+    names = {key: f"net.b{layers.index(key.rpartition('.')[0])}.{key.rpartition('.')[2]}" for key in state}
+    torch.save({names[key]: value for key, value in state.items()}, tmp_path / "renamed.pth")
+    assert main(["weights", "match", str(tmp_path / "renamed.pth"), "torchvision:resnet18"]) == 0
+    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
+    assert " net.b1 " in rows["bn1"]
+    assert " net.b14 ... net.b15 " in rows["layer2.0.downsample"]
+    assert not any(f" net {' ' * 4}" in line for line in rows.values())
+
+
 def test_a_file_is_matched_proved_and_written(folder, tmp_path, capsys):
     """A wrapped file with a head of another size: told by its keys, proved on features, written without the head."""
     out = tmp_path / "new.safetensors"

@@ -112,21 +112,30 @@ def _level(name: str) -> int:
 
 
 def _gradients(gradients: "Gradients", images: str) -> None:
-    rows = [
+    frozen = [row.name for row in gradients.rows if not row.trainable]
+    rows = [_frozen_cells(frozen)] if frozen else []
+    rows += [
         (
             row.name,
             "x".join(map(str, row.shape)),
-            "frozen" if not row.trainable else "none" if row.zeros is None else _scientific(row.norm),
+            "none" if row.zeros is None else _scientific(row.norm),
             "" if row.zeros is None else as_share(row.zeros),
             str(row.not_finite) if row.not_finite else "",
         )
         for row in gradients.rows
+        if row.trainable
     ]
     loss = "not finite" if gradients.loss is None else f"{gradients.loss:.3f}"
     title = f"gradients: {images}, cross-entropy {loss}"
     table(title, ("parameter", "shape", "gradient norm", "zeros", "NaN or inf"), rows)
     for finding in gradients.findings:
         say(f"{finding.severity}: {finding.kind}: {finding.cause}", f"  {finding.remedy}")
+
+
+def _frozen_cells(names: Sequence[str]) -> tuple[str, ...]:
+    """One line for all that is frozen."""
+    told = names[0] if len(names) == 1 else f"{names[0]} ... {names[-1]}"
+    return told, f"{len(names)} tensor{'s' * (len(names) > 1)}", "frozen", "", ""
 
 
 def _scientific(value: float | None) -> str:
@@ -176,6 +185,8 @@ def matched(made: "Matched", *, every: bool, as_json: bool) -> None:
     title = f"{layout.num_found} of {len(layout.placed) + len(layout.missing)} tensors of {made.target} matched"
     if every:
         table(title, ("in the model", "from", "how", "confidence", "reason"), [*map(_placed_cells, layout.placed)])
+    elif same := _same_names(layout.placed):
+        say(f"{title}, each from the {same} (--all shows each)")
     else:
         columns = ("in the model", "from", "tensors", "how", "confidence", "reason")
         table(f"{title} (--all shows each)", columns, _grouped(layout.placed))
@@ -186,6 +197,13 @@ def matched(made: "Matched", *, every: bool, as_json: bool) -> None:
     say(match.proof_told())
     if made.out is not None:
         say(f"wrote {made.out}")
+
+
+def _same_names(placed: Sequence["Placed"]) -> str:
+    """By which names every tensor was placed as it is; empty where one was placed otherwise."""
+    found = [one for one in placed if one.sources and not one.key.endswith("num_batches_tracked")]
+    is_plain = all(one.reason.startswith("same name") and one.how == "same" and not one.rivals for one in found)
+    return ", or the ".join(dict.fromkeys(one.reason for one in found)) if is_plain else ""
 
 
 def _placed_cells(one: "Placed") -> tuple[str, ...]:
@@ -203,6 +221,7 @@ def _grouped(placed: Sequence["Placed"]) -> list[tuple[str, ...]]:
             how = "" if one.how == "same" else one.how
             groups.setdefault((_block(one.key), how, bool(one.rivals)), []).append(one)
     cells: list[tuple[str, ...]] = []
+    container = _container([source for ones in groups.values() for one in ones for source in one.sources])
     for (block, how, _), ones in groups.items():
         sources = [source for one in ones for source in one.sources]
         doubt = f"  (or {_some(ones[0].rivals)})" if ones[0].rivals else ""
@@ -210,7 +229,7 @@ def _grouped(placed: Sequence["Placed"]) -> list[tuple[str, ...]]:
         cells.append(
             (
                 ones[0].key if len(ones) == 1 else block,
-                _common(sources) + doubt,
+                _common(sources, container) + doubt,
                 str(len(ones)),
                 how,
                 f"{min(one.confidence for one in ones):.2f}",
@@ -225,13 +244,26 @@ def _block(key: str) -> str:
     return ".".join(key.split(".")[:-1][:3]) or key
 
 
-def _common(sources: Sequence[str]) -> str:
-    """What the names of some tensors begin with; the name itself where it is one."""
-    names = [source.split(".") for source in sources]
+def _common(sources: Sequence[str], container: str) -> str:
+    """What the names of some tensors begin with, if that says more than the container of all; else first and last."""
     if len(sources) == 1:
         return sources[0]
-    length = next((n for n, parts in enumerate(zip(*names, strict=False)) if len(set(parts)) > 1), len(names[0]) - 1)
-    return ".".join(names[0][:length]) or f"{sources[0]} ... {sources[-1]}"
+    common = _container(sources)
+    if common not in ("", container):
+        return common
+    layers = list(dict.fromkeys(source.rpartition(".")[0] or source for source in sources))
+    return layers[0] if len(layers) == 1 else f"{layers[0]} ... {layers[-1]}"
+
+
+def _container(sources: Sequence[str]) -> str:
+    """The innermost path that holds all of some tensors."""
+    names = [source.split(".")[:-1] for source in sources]
+    shared = 0
+    for parts in zip(*names, strict=False):
+        if len(set(parts)) > 1:
+            break
+        shared += 1
+    return ".".join(names[0][:shared]) if names else ""
 
 
 def _rest(made: "Matched") -> None:

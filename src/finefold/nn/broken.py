@@ -12,9 +12,7 @@ _AGAIN = "download or save it again"
 _SHOWN = 16  # bytes of a file that is something else
 _MAX_HEADER = 100_000_000  # bytes; what safetensors itself reads at most
 _LONGEST = 300  # characters of another library's reason
-_INSIDE = re.compile(
-    r"miniz|magic number|weights[_ ]only|weightsunpickler|if you are|torch\.load", re.IGNORECASE
-)
+_INSIDE = re.compile(r"miniz|magic number|weights[_ ]only|weightsunpickler|if you are|torch\.load", re.IGNORECASE)
 
 
 def check_start(path: Path) -> None:

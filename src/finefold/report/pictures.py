@@ -1,42 +1,45 @@
 """Facts to SVG pictures: confusion matrix, bars per class, shares of the classes.
 
-Each function takes plain numbers and returns SVG text: the same bytes for the same input, text kept as
-text (searchable, and drawn in the reader's font), colours that colour-blind readers can tell apart.
-matplotlib is imported on the first picture; its settings are put back after each one.
+Each function takes plain numbers and returns SVG text; see page.py for what all pictures have in common.
 """
 
 from __future__ import annotations
 
-import io
-import threading
-import unicodedata
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from finefold.report.page import (
+    BLUE,
+    EDGE_IN,
+    INK,
+    PALETTE,
+    RULE,
+    SMALL_PT,
+    TEXT_PT,
+    TITLE_IN,
+    axes_at,
+    clean_text,
+    drawing_style,
+    page,
+    shown_name,
+    text_in,
+    to_svg,
+    widest_in,
+    write_beside,
+)
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INK, FAINT, RULE = "#1f2328", "#656d76", "#d0d7de"
-BLUE = "#0072b2"
-# Okabe and Ito's palette in the order that keeps neighbours apart; its yellow is too pale on white
-PALETTE = (BLUE, "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#000000")
 RAMP = ("#f3f8fc", "#5b9bc9", "#08306b")
 DARK_SHARE = 0.6  # from here on white figures stand out better than black ones
-FONTS = "'DejaVu Sans', Verdana, Arial, sans-serif"
-WIDE, NARROW = frozenset("mwMW@%"), frozenset("fijlrtI.,:;/|()[]'! -")
 
 MAX_ROWS = 40
-MAX_NAME = 60
-TITLE_PT, TEXT_PT, SMALL_PT = 11.0, 9.0, 8.0
-ROW_IN, TITLE_IN, EDGE_IN, PLOT_IN = 0.26, 0.5, 0.12, 4.6
-
-_drawing = threading.Lock()
+ROW_IN, PLOT_IN = 0.26, 4.6
 
 
 def draw_confusion(confusion: ArrayLike, class_names: Sequence[str], *, title: str) -> str:
@@ -53,25 +56,25 @@ def draw_confusion(confusion: ArrayLike, class_names: Sequence[str], *, title: s
     Raises:
         ValueError: the matrix is not K x K, or there are no classes.
     """
-    counts_KK, names = np.asarray(confusion), [_shown(name) for name in class_names]
+    counts_KK, names = np.asarray(confusion), [shown_name(name) for name in class_names]
     num_classes = len(names)
     if counts_KK.shape != (num_classes, num_classes) or not names:
         raise ValueError(f"confusion has shape {counts_KK.shape}, expected K x K for {num_classes} class names")
     support_K = counts_KK.sum(axis=1)
     shares_KK = counts_KK / np.maximum(support_K, 1)[:, None]
-    names_in = _widest_in(names, TEXT_PT)
+    names_in = widest_in(names, TEXT_PT)
     cell_in = float(np.clip(7.2 / num_classes, 0.28, 0.62))
     if num_classes <= 5:
         cell_in = float(np.clip(names_in + 0.12, 0.8, 1.1))
     side_in = cell_in * num_classes
     flat = names_in < cell_in - 0.05  # then the names fit side by side under the columns
     left_in, bottom_in = names_in + 0.45, 0.6 if flat else names_in + 0.45
-    right_in = _widest_in([f"{support:,}" for support in support_K] + ["no sample"], SMALL_PT) + 0.25
+    right_in = widest_in([f"{support:,}" for support in support_K] + ["no sample"], SMALL_PT) + 0.25
     note = "Colour: share of the true class. Empty: none."
-    width_in = max(left_in + side_in + right_in, _width_in(note, SMALL_PT) + 2 * EDGE_IN)
-    with _drawing_style():
-        figure = _page(width_in, bottom_in + side_in + TITLE_IN + 0.35, title, note=note)
-        axes = _axes(figure, left_in, bottom_in, side_in, side_in)
+    width_in = max(left_in + side_in + right_in, text_in(note, SMALL_PT) + 2 * EDGE_IN)
+    with drawing_style():
+        figure = page(width_in, bottom_in + side_in + TITLE_IN + 0.35, title, note=note)
+        axes = axes_at(figure, left_in, bottom_in, side_in, side_in)
         axes.set(xlim=(0, num_classes), ylim=(num_classes, 0), xlabel="predicted", ylabel="true")
         axes.spines[:].set(visible=True, color=RULE)
         _fill_cells(axes, counts_KK, shares_KK, min(TEXT_PT, 72 * cell_in * 0.25))
@@ -84,9 +87,9 @@ def draw_confusion(confusion: ArrayLike, class_names: Sequence[str], *, title: s
                 label.set(rotation=90, rotation_mode="anchor", ha="right", va="center")
         for row, support in enumerate(support_K):
             text = f"{support:,}" if support else "no sample"
-            _beside(axes, num_classes, row + 0.5, text, 6)
-        _beside(axes, num_classes, 0, "samples", 6, rise_pt=8)
-        return _to_svg(figure, title)
+            write_beside(axes, num_classes, row + 0.5, text, 6)
+        write_beside(axes, num_classes, 0, "samples", 6, rise_pt=8)
+        return to_svg(figure, title)
 
 
 def draw_class_bars(scores: Mapping[str, Mapping[str, Any]], *, title: str) -> str:
@@ -111,9 +114,9 @@ def draw_class_bars(scores: Mapping[str, Mapping[str, Any]], *, title: str) -> s
     f1_values = {name: one["f1"]["value"] for name, one in scores.items() if one["f1"] is not None}
     lowest = sorted(scores, key=lambda name: f1_values.get(name, np.inf))[:MAX_ROWS]
     kept = [name for name in scores if name in set(lowest)]
-    names = [_shown(name) for name in kept]
-    left_in, right_in = _widest_in(names, TEXT_PT) + 0.2, 1.35
-    with _drawing_style():
+    names = [shown_name(name) for name in kept]
+    left_in, right_in = widest_in(names, TEXT_PT) + 0.2, 1.35
+    with drawing_style():
         figure, axes = _row_page(names, ROW_IN, left_in, right_in, title, bottom_in=0.5)
         label = "F1 and its 95 % interval"
         if len(kept) < len(scores):
@@ -123,14 +126,14 @@ def draw_class_bars(scores: Mapping[str, Mapping[str, Any]], *, title: str) -> s
         axes.grid(axis="x", color=RULE, linewidth=0.6)
         for row, name in enumerate(kept):
             _draw_class_bar(axes, row, scores[name]["f1"], int(scores[name]["support"]))
-        _beside(axes, 1, -0.5, "F1", 8, rise_pt=8)
-        _beside(axes, 1, -0.5, "samples", 90, rise_pt=8, align="right")
+        write_beside(axes, 1, -0.5, "F1", 8, rise_pt=8)
+        write_beside(axes, 1, -0.5, "samples", 90, rise_pt=8, align="right")
         if f1_values:
             macro_f1 = float(np.mean(list(f1_values.values())))
             axes.axvline(macro_f1, color=INK, linewidth=1, linestyle=(0, (4, 3)))
             align = "left" if macro_f1 < 0.1 else "right" if macro_f1 > 0.9 else "center"
-            _beside(axes, macro_f1, -0.5, f"macro F1 {macro_f1:.2f}", 0, rise_pt=8, align=align, color=INK)
-        return _to_svg(figure, title)
+            write_beside(axes, macro_f1, -0.5, f"macro F1 {macro_f1:.2f}", 0, rise_pt=8, align=align, color=INK)
+        return to_svg(figure, title)
 
 
 def draw_shares(names: Sequence[str], shares: Mapping[str, Sequence[float]], *, title: str) -> str:
@@ -156,18 +159,18 @@ def draw_shares(names: Sequence[str], shares: Mapping[str, Sequence[float]], *, 
     shares_SK = np.asarray(list(shares.values()), dtype=np.float64)
     gaps_K = shares_SK.max(axis=0) - shares_SK.min(axis=0)
     kept = np.sort(np.argsort(-gaps_K, kind="stable")[:MAX_ROWS])
-    shares_SK, shown = shares_SK[:, kept], [_shown(names[k]) for k in kept]
+    shares_SK, shown = shares_SK[:, kept], [shown_name(names[k]) for k in kept]
     thickness, row_in = 0.8 / len(shares), max(ROW_IN, 0.145 * len(shares) + 0.1)
-    left_in = _widest_in(shown, TEXT_PT) + 0.2
+    left_in = widest_in(shown, TEXT_PT) + 0.2
     legend_in = EDGE_IN + sum(_key_in(series) for series in shares)
-    with _drawing_style():
+    with drawing_style():
         right_in = max(0.7, legend_in - left_in - PLOT_IN)
         figure, axes = _row_page(shown, row_in, left_in, right_in, title, bottom_in=0.55)
         for series, (color, values_K) in enumerate(zip(PALETTE, shares_SK, strict=False)):
             middles = np.arange(len(shown)) + (series - (len(shares) - 1) / 2) * thickness
             axes.barh(middles, values_K, height=0.9 * thickness, color=color, linewidth=0)
             for value, middle in zip(values_K, middles, strict=True):
-                _beside(axes, value, middle, f"{100 * value:.1f} %", 3, size_pt=7)
+                write_beside(axes, value, middle, f"{100 * value:.1f} %", 3, size_pt=7)
         label = "share of the samples, %"
         if len(shown) < len(names):
             label += f"; the {len(shown)} of {len(names)} classes that differ most"
@@ -175,7 +178,7 @@ def draw_shares(names: Sequence[str], shares: Mapping[str, Sequence[float]], *, 
         ticks = [tick for tick in axes.get_xticks() if tick <= axes.get_xlim()[1]]
         axes.set_xticks(ticks, [f"{100 * tick:g}" for tick in ticks])
         _draw_legend(figure, list(shares))
-        return _to_svg(figure, title)
+        return to_svg(figure, title)
 
 
 def _fill_cells(axes: Axes, counts_KK: NDArray[Any], shares_KK: NDArray[Any], count_pt: float) -> None:
@@ -194,14 +197,14 @@ def _fill_cells(axes: Axes, counts_KK: NDArray[Any], shares_KK: NDArray[Any], co
 
 def _draw_class_bar(axes: Axes, row: int, f1: Mapping[str, float] | None, support: int) -> None:
     """One class: bar, whiskers, and the numbers beside them."""
-    _beside(axes, 1, row, f"{support:,}", 90, align="right")
+    write_beside(axes, 1, row, f"{support:,}", 90, align="right")
     if f1 is None:
-        _beside(axes, 0, row, "no sample", 6)
+        write_beside(axes, 0, row, "no sample", 6)
         return
     axes.barh(row, f1["value"], height=0.62, color="#8cbfe0", linewidth=0)
     axes.plot([f1["low"], f1["high"]], [row, row], color=BLUE, linewidth=1.6, solid_capstyle="butt")
     axes.plot([f1["low"], f1["high"]], [row, row], color=BLUE, linestyle="none", marker="|", markersize=6)
-    _beside(axes, 1, row, f"{f1['value']:.2f}", 8, color=INK)
+    write_beside(axes, 1, row, f"{f1['value']:.2f}", 8, color=INK)
 
 
 def _draw_legend(figure: Figure, series: Sequence[str]) -> None:
@@ -217,13 +220,13 @@ def _draw_legend(figure: Figure, series: Sequence[str]) -> None:
         )  # fmt: skip
         figure.add_artist(square)
         x, y = (x_in + 0.16) / width_in, y_in / height_in
-        figure.text(x, y, _clean(text), size=SMALL_PT, va="center_baseline")
+        figure.text(x, y, clean_text(text), size=SMALL_PT, va="center_baseline")
         x_in += _key_in(text)
 
 
 def _key_in(text: str) -> float:
     """The width of one entry of the legend."""
-    return 0.16 + _width_in(text, SMALL_PT) + 0.2
+    return 0.16 + text_in(text, SMALL_PT) + 0.2
 
 
 def _row_page(
@@ -231,67 +234,12 @@ def _row_page(
 ) -> tuple[Figure, Axes]:
     """A page with one horizontal row per name, the first on top."""
     height_in = max(len(names), 1) * row_in
-    figure = _page(left_in + PLOT_IN + right_in, bottom_in + height_in + TITLE_IN + 0.25, title)
-    axes = _axes(figure, left_in, bottom_in, PLOT_IN, height_in)
+    figure = page(left_in + PLOT_IN + right_in, bottom_in + height_in + TITLE_IN + 0.25, title)
+    axes = axes_at(figure, left_in, bottom_in, PLOT_IN, height_in)
     axes.set(ylim=(len(names) - 0.5, -0.5))
     axes.set_yticks(range(len(names)), names)
     axes.spines["left"].set_visible(True)
     return figure, axes
-
-
-def _page(width_in: float, height_in: float, title: str, *, note: str = "") -> Figure:
-    """An empty figure, wide enough for its title in the upper left corner and a note below that."""
-    from matplotlib.figure import Figure
-
-    # bold letters are a tenth wider than those that _width_in knows
-    width_in = max(width_in, 1.1 * _width_in(title, TITLE_PT) + 2 * EDGE_IN)
-    figure = Figure(figsize=(width_in, height_in), facecolor="white")
-    x, y = EDGE_IN / width_in, 1 - 0.22 / height_in
-    figure.text(x, y, _clean(title), size=TITLE_PT, weight="bold", va="center")
-    figure.text(x, 1 - TITLE_IN / height_in, note, size=SMALL_PT, color=FAINT, va="center")
-    return figure
-
-
-def _axes(figure: Figure, left_in: float, bottom_in: float, width_in: float, height_in: float) -> Axes:
-    """Axes at a place given in inches, without frame or tick marks."""
-    page_in = figure.get_size_inches()
-    axes = figure.add_axes(
-        (left_in / page_in[0], bottom_in / page_in[1], width_in / page_in[0], height_in / page_in[1])
-    )
-    axes.tick_params(length=0, labelsize=TEXT_PT)
-    axes.spines[:].set_visible(False)
-    axes.set_axisbelow(True)
-    return axes
-
-
-def _beside(
-    axes: Axes,
-    x: float,
-    y: float,
-    text: str,
-    shift_pt: float,
-    *,
-    rise_pt: float = 0,
-    align: Any = "left",
-    color: str = FAINT,
-    size_pt: float = SMALL_PT,
-) -> None:
-    """Write text some points away from a place in the axes, outside of them too."""
-    axes.annotate(
-        text, (x, y), (shift_pt, rise_pt), textcoords="offset points", annotation_clip=False,
-        ha=align, va="center", color=color, size=size_pt,
-    )  # fmt: skip
-
-
-def _shown(name: str) -> str:
-    """A class name as drawn: its middle is left out beyond 60 characters."""
-    clean = _clean(name)
-    return clean if len(clean) <= MAX_NAME else f"{clean[: MAX_NAME // 2 - 1]}…{clean[-MAX_NAME // 2 :]}"
-
-
-def _clean(text: str) -> str:
-    """The text without control characters, which XML cannot hold."""
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
 
 
 def _short_count(count: int) -> str:
@@ -299,51 +247,3 @@ def _short_count(count: int) -> str:
     if count < 100_000:
         return str(count)
     return f"{count / 1000:.0f}k" if count < 999_500 else f"{count / 1_000_000:.3g}M"
-
-
-def _width_in(text: str, size_pt: float) -> float:
-    """An upper estimate of a text's width in inches, for letters that no font here may have as well."""
-    return sum(_width_em(letter) for letter in text) * size_pt / 72
-
-
-def _width_em(letter: str) -> float:
-    if letter in WIDE or unicodedata.east_asian_width(letter) in "WF":
-        return 1.0
-    if letter in NARROW:
-        return 0.42
-    return 0.79 if letter.isupper() else 0.65
-
-
-def _widest_in(texts: Sequence[str], size_pt: float) -> float:
-    return max((_width_in(text, size_pt) for text in texts), default=0.0)
-
-
-@contextmanager
-def _drawing_style() -> Iterator[None]:
-    """matplotlib's defaults and ours for the time of one picture; the caller's settings come back after."""
-    import matplotlib.style
-
-    ours = {
-        "svg.hashsalt": "finefold",
-        "svg.fonttype": "none",
-        "font.family": "DejaVu Sans",
-        "text.parse_math": False,
-        "text.color": INK,
-        "axes.labelcolor": FAINT,
-        "axes.labelsize": SMALL_PT,
-        "axes.edgecolor": FAINT,
-        "xtick.color": INK,
-        "ytick.color": INK,
-    }
-    # settings and warning filters belong to the process: one picture at a time
-    with _drawing, warnings.catch_warnings(), matplotlib.style.context(["default", ours]):
-        # the reader's font draws the letters, not ours: Korean class names are no problem
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        yield
-
-
-def _to_svg(figure: Figure, title: str) -> str:
-    """The figure as SVG text that holds no date and no version."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": "finefold", "Title": _clean(title)})
-    return buffer.getvalue().replace("'DejaVu Sans'", FONTS)

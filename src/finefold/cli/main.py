@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TextIO
 import typer
 
 import finefold
+from finefold.cli.weights_verbs import weights_app
 from finefold.errors import FinefoldError, FinefoldWarning
 
 app = typer.Typer(
@@ -239,7 +240,7 @@ def predict(
     show.answers(answers, written, as_json=as_json)
 
 
-@app.command(epilog="Example: finefold inspect tf_efficientnet_lite0 --forward --depth 2")
+@app.command(epilog="Example: finefold inspect tf_efficientnet_lite0 --freeze quick")
 def inspect(
     target: Annotated[
         str, typer.Argument(help="a timm or torchvision name, a run, or a weights file", metavar="NAME|RUN|FILE")
@@ -259,9 +260,22 @@ def inspect(
     ] = None,
     fold: Annotated[int | None, typer.Option(min=0, help="of a run: whose head; 0 by default")] = None,
     download: Annotated[bool, typer.Option("--download", help="fetch the pretrained weights of NAME")] = False,
+    recipe: Annotated[
+        str | None, typer.Option("--freeze", help="show what a recipe trains of NAME, and nothing else")
+    ] = None,
+    override: Annotated[
+        list[str] | None, typer.Option("--set", help="with --freeze: key.path=value on top of the recipe; repeat it")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Look inside a model. Its modules, stages, cut points, shapes, cost, gradients and state."""
+    if recipe is not None:
+        others = {"--depth": depth is not None, "--forward": forward, "--gradients": gradients, "--state": state}
+        others |= {"--data": data is not None, "--fold": fold is not None, "--download": download}
+        _freeze(target, recipe, override or [], [name for name, given in others.items() if given], as_json)
+        return
+    if override:
+        raise typer.BadParameter("--set changes the recipe of --freeze: add --freeze RECIPE")
     from finefold.cli import show_models
     from finefold.cli.progress import progress
 
@@ -281,69 +295,24 @@ def inspect(
     show_models.inspected(seen, depth=depth, as_json=as_json)
 
 
-weights_app = typer.Typer(
-    help="List weights on this machine, or lay weights onto a model. No network without --download.",
-    epilog="Example: finefold weights match torchvision:resnet18 resnet18",
-    rich_markup_mode=None,
-)
+def _freeze(target: str, recipe: str, overrides: list[str], others: list[str], as_json: bool) -> None:
+    """`finefold inspect --freeze`."""
+    if others:
+        raise typer.BadParameter(f"--freeze shows the plan and nothing else: leave out {', '.join(others)}")
+    from finefold.recipe.loader import load_recipe
+
+    chosen = load_recipe(recipe, overrides)  # before torch: a misspelt key answers at once
+    from finefold.cli import show_plan
+    from finefold.cli.progress import progress
+
+    with progress() as told:
+        with told.stage("starting", 0, ""):
+            from finefold.steps.freeze import freeze as step
+        made = step(target, chosen, progress=told)
+    show_plan.planned(made, as_json=as_json)
+
+
 app.add_typer(weights_app, name="weights")
-
-
-@weights_app.command("list", epilog="Example: finefold weights list checkpoints/")
-def weights_list(
-    folders: Annotated[
-        list[Path] | None, typer.Argument(help="folders to look through too", metavar="[FOLDER]...")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Show the weights on this machine. Embedded, in timm's and torch's caches, and in folders."""
-    from finefold.cli import show_models
-    from finefold.cli.progress import progress
-
-    with progress() as told:
-        with told.stage("starting", 0, ""):
-            from finefold.steps.weights import find
-        found = find(folders or [], progress=told)
-    show_models.weights_files(found, as_json=as_json)
-
-
-@weights_app.command("match", epilog="Example: finefold weights match old.pth resnet18 --out resnet18.safetensors")
-def weights_match(
-    source: Annotated[str, typer.Argument(help="a weights file, or a timm or torchvision name", metavar="SRC")],
-    target: Annotated[str, typer.Argument(help="a timm or torchvision name", metavar="DST")],
-    out: Annotated[Path | None, typer.Option(help="write the result here, as .safetensors")] = None,
-    source_model: Annotated[
-        str | None, typer.Option("--source-model", help="the model that SRC is of, where its keys do not tell")
-    ] = None,
-    classes: Annotated[int | None, typer.Option(min=0, help="outputs of DST; 0 for none (timm)")] = None,
-    channels: Annotated[int, typer.Option(min=1, help="channels of DST's images (timm)")] = 3,
-    hints: Annotated[Path | None, typer.Option(help='JSON: {"key of DST": "key of SRC"}', metavar="FILE")] = None,
-    accept: Annotated[bool, typer.Option("--accept", help="take the best guess where several fit")] = False,
-    download: Annotated[bool, typer.Option("--download", help="fetch the weights of SRC, if it is a name")] = False,
-    full: Annotated[bool, typer.Option("--all", help="show every tensor, not one line a layer group")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Lay the weights of one model onto another. By structure, whatever their names; proved where both can run."""
-    from finefold.cli import show_models
-    from finefold.cli.progress import progress
-
-    with progress() as told:
-        with told.stage("starting", 0, ""):
-            from finefold.steps.weights import match
-        matched = match(
-            source,
-            target,
-            out=out,
-            source_name=source_model,
-            num_classes=classes,
-            channels=channels,
-            hints=hints,
-            accept=accept,
-            download=download,
-            progress=told,
-        )
-    show_models.matched(matched, every=full, as_json=as_json)
-    matched.match.check()
 
 
 @app.command(epilog="Example: finefold cache --clear --older-than 30")

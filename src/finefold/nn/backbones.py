@@ -129,7 +129,7 @@ class Backbone:
 
     def build_network(self) -> nn.Module:
         """The whole network with its weights, on normalised images [B, 3, H, W]."""
-        network, _ = _build(self.name, pretrained=False)
+        network, _ = build_body(self.name, pretrained=False)
         apply_settings(network, [Setting.from_dict(values) for values in read_header(self.file).get("settings", [])])
         load_values(network, read_state(self.file))
         return network
@@ -178,7 +178,7 @@ def find_backbone(
 
 def _load(name: str, source: Path | None, *, is_embedded: bool) -> tuple[nn.Module, Preprocessing, tuple[Setting, ...]]:
     """The network with its weights, and the hyperparameters that came with them."""
-    network, preprocessing = _build(name, pretrained=source is None)
+    network, preprocessing = build_body(name, pretrained=source is None)
     if source is None:
         return network, preprocessing, ()
     state = read_state(source)
@@ -231,7 +231,16 @@ def own_preprocessing(name: str, network: nn.Module) -> Preprocessing:
     return _timm_preprocessing(network) if found.library == "timm" else _torchvision_preprocessing(found.plain)
 
 
-def _build(name: str, *, pretrained: bool) -> tuple[nn.Module, Preprocessing]:
+def build_body(name: str, *, pretrained: bool) -> tuple[nn.Module, Preprocessing]:
+    """The network called `name` without its classifier, on normalised images [B, 3, H, W], and what its input is.
+
+    Args:
+        name: a timm name, or `torchvision:<name>`.
+        pretrained: download its makers' weights; random ones otherwise.
+
+    Raises:
+        ModelError: no such model, or it cannot be built.
+    """
     found = find_name(name)
     if found.library == "timm":
         network = build_model(name, pretrained=pretrained, num_classes=0)

@@ -23,6 +23,7 @@ from finefold.nn.freezing import PhasePlan
 from finefold.nn.loaders import Batch, TrainRole
 from finefold.nn.losses import Loss
 from finefold.nn.optim import clip_gradients, load_state_tensors, set_rates, state_tensors
+from finefold.nn.range_test import Ramp
 from finefold.nn.schedules import Schedule
 
 OPTIMISER, AVERAGE = "optimiser/", "average/"  # beginnings of keys in a saved state
@@ -110,7 +111,7 @@ class PhaseLoop:
     plan: PhasePlan
     role: TrainRole
     losses: HeadLosses
-    schedule: Schedule
+    schedule: Schedule | Ramp
     optimiser: torch.optim.Optimizer
     average: Average | None
     num_steps: int

@@ -167,6 +167,7 @@ def write_parquet(frame: pl.DataFrame, path: Path) -> None:
     """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         frame.write_parquet(unfinished)
         unfinished.replace(path)
     except (OSError, pl.exceptions.PolarsError) as reason:

@@ -89,6 +89,17 @@ class SampleTable:
         """[K] samples per joint class."""
         return np.bincount(self.labels_N, minlength=self.space.num_classes)
 
+    def for_attribute(self, name: str) -> "SampleTable":
+        """The same samples under one attribute's classes alone."""
+        attribute = next(one for one in self.space.attributes if one.name == name)
+        codes_K = self.space.attribute_codes()[name]
+        train_N = self.train_labels_N
+        frame = self.frame.with_columns(
+            pl.Series("label", codes_K[self.labels_N], dtype=pl.Int32),
+            pl.Series("train_label", np.where(train_N >= 0, codes_K[train_N], -1), dtype=pl.Int32).replace(-1, None),
+        )
+        return replace(self, frame=frame, space=LabelSpace((attribute,)))
+
     def without(self, ids: Collection[str]) -> "SampleTable":
         """The table less these samples."""
         keep = ~self.frame["id"].is_in(list(ids))

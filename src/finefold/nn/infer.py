@@ -3,7 +3,7 @@
 Shapes: N images, B of them at a time, D features, K joint classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -77,6 +77,21 @@ class TunedFold:
 
 
 @dataclass(frozen=True)
+class SeparateFold:
+    """A model of its own for every attribute, whose probabilities are multiplied.
+
+    Args:
+        models: attribute -> its model and the space of its classes.
+    """
+
+    models: Mapping[str, tuple[Fold, LabelSpace]]
+
+    def probs(self, rows: NDArray[Any], space: LabelSpace) -> NDArray[np.float64]:
+        """[B, ...] rows -> [B, K] probabilities."""
+        return space.joint_probs([self.models[name][0].probs(rows, self.models[name][1]) for name in space.names])
+
+
+@dataclass(frozen=True)
 class FoldEnsemble:
     """One backbone and the models of every fold from the shared prefix on, which is computed once.
 
@@ -94,24 +109,26 @@ class FoldEnsemble:
 
     @classmethod
     def read(
-        cls, backbone: Path, folds: Sequence[Path], space: LabelSpace, *, views: Sequence[View] = (PLAIN,)
+        cls,
+        backbone: Path,
+        folds: Sequence[Path | Mapping[str, Path]],
+        space: LabelSpace,
+        *,
+        views: Sequence[View] = (PLAIN,),
     ) -> "FoldEnsemble":
         """The models in a run's files.
 
         Args:
             backbone: the run's backbone.safetensors.
-            folds: each fold's weights.safetensors.
+            folds: each fold's weights.safetensors, or one for each attribute.
             space: what the classes are.
             views: of each image.
         """
-        frozen = Backbone.read(backbone)
-        headers = [read_header(path) for path in folds]
-        if all(header.get("kind") == HEADS for header in headers):
-            return cls(frozen, tuple(HeadFold(FoldHeads.read(path)) for path in folds), space, tuple(views))
-        device = training_device()
-        shared = frozen.until(headers[0]["cut"], tuple(headers[0]["shape"]))
-        tails = [Tail(Classifier.read(backbone, path, space), shared).to(device) for path in folds]
-        return cls(shared, tuple(TunedFold(tail, device) for tail in tails), space, tuple(views))
+        first = folds[0] if isinstance(folds[0], Path) else next(iter(folds[0].values()))
+        header, shared = read_header(first), Backbone.read(backbone)
+        if header.get("kind") != HEADS:
+            shared = shared.until(header["cut"], tuple(header["shape"]))
+        return cls(shared, tuple(_read_fold(shared, path, space) for path in folds), space, tuple(views))
 
     def probs(
         self,
@@ -147,6 +164,17 @@ class FoldEnsemble:
     def head_probs(self, rows: NDArray[Any]) -> NDArray[np.float64]:
         """[B, ...] rows of the prefix -> the folds' mean probabilities [B, K]."""
         return np.asarray(np.mean([fold.probs(rows, self.space) for fold in self.folds], axis=0))
+
+
+def _read_fold(shared: Backbone, path: Path | Mapping[str, Path], space: LabelSpace) -> Fold:
+    """One fold's model from the shared prefix on."""
+    if isinstance(path, Mapping):
+        spaces = {one.name: LabelSpace((one,)) for one in space.attributes}
+        return SeparateFold({name: (_read_fold(shared, path[name], of), of) for name, of in spaces.items()})
+    if read_header(path).get("kind") == HEADS:
+        return HeadFold(FoldHeads.read(path))
+    device = training_device()
+    return TunedFold(Tail(Classifier.read(shared.file, path, space), shared).to(device), device)
 
 
 class _Cached:

@@ -30,16 +30,36 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: no such recipe, or it has unknown keys or wrong values (all at once, with suggestions).
     """
-    if name.endswith(".toml"):
-        values = load_toml(Path(name), RecipeError)
-    else:
-        values = tomllib.loads(_preset(name))
-    for override in overrides:
-        _set(values, override)
+    values = apply_overrides(recipe_values(name), overrides)
     return validate(Recipe, values, where=f"recipe `{name}`", error=RecipeError)
 
 
-def _preset(name: str) -> str:
+def recipe_values(name: str) -> dict[str, Any]:
+    """What the recipe called `name` says, not yet checked and without defaults.
+
+    Raises:
+        RecipeError: no such recipe.
+    """
+    return load_toml(Path(name), RecipeError) if name.endswith(".toml") else tomllib.loads(preset_text(name))
+
+
+def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """`values` with `key.path=value` texts laid over them, in place.
+
+    Raises:
+        RecipeError: a text is no override, or goes through what is no table.
+    """
+    for override in overrides:
+        _set(values, override)
+    return values
+
+
+def preset_text(name: str) -> str:
+    """The file of a preset.
+
+    Raises:
+        RecipeError: no such preset.
+    """
     names = preset_names()
     if name not in names:
         near = get_close_matches(name, names, n=1)

@@ -42,7 +42,7 @@ class ModelRecipe(Table):
 
     backbone: str = "tf_efficientnet_lite0"
     weights: str = "embedded"
-    heads: Literal["joint", "per_attribute"] = "joint"
+    heads: Literal["joint", "per_attribute", "separate"] = "joint"
     engine: Literal["auto", "torch", "openvino", "onnxruntime"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
 

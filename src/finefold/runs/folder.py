@@ -65,6 +65,10 @@ class RunFolder:
     def plan(self) -> Path:
         return self.path / "unfinished.json"
 
+    def part(self, attribute: str) -> "RunFolder":
+        """Where the folds of one attribute's own models lie, where each attribute has its own."""
+        return RunFolder(self.path / "attributes" / attribute)
+
     def fold(self, number: int) -> Path:
         """The folder of one fold."""
         return self.path / f"fold-{number}"
@@ -156,8 +160,9 @@ class RunFolder:
         """Says the run is whole. Nothing is written to it after this."""
         write_json(self.manifest, manifest)
         self.plan.unlink(missing_ok=True)
-        shutil.rmtree(self.work, ignore_errors=True)
-        for checkpoint in self.path.glob("fold-*/checkpoint.safetensors"):
+        for work in (self.work, *self.path.glob("attributes/*/work")):
+            shutil.rmtree(work, ignore_errors=True)
+        for checkpoint in self.path.glob("**/fold-*/checkpoint.safetensors"):
             checkpoint.unlink(missing_ok=True)
 
     def read_manifest(self) -> dict[str, Any]:

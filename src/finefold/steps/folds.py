@@ -268,13 +268,22 @@ def _alone(folder: Path) -> Iterator[None]:
         handle.close()
 
 
-def train_fold(folder: RunFolder, number: int, tell: Tell, stop: Stop) -> bool:
-    """Trains one fold to its end, or until told to stop; whether it is done."""
+def train_fold(run: RunFolder, number: int, attribute: str | None, tell: Tell, stop: Stop) -> bool:
+    """Trains one fold to its end, or until told to stop; whether it is done.
+
+    Args:
+        run: whose work was planned.
+        number: of the fold.
+        attribute: whose own model it is, where each attribute has its own.
+        tell: told of steps, epochs and what is worth a line.
+        stop: asked after every step.
+    """
     set_threads()
+    folder = run if attribute is None else run.part(attribute)
     with _alone(folder.fold(number)):
         if folder.fold_valid(number).is_file():
             return True
-        training = Training.read(folder)
+        training = Training.read(run, attribute)
         network = training.backbone.build_network().to(memory_format=torch.channels_last)
         head = JointLogits(FoldHeads.read(folder.start_weights(number)), training.samples.space)
         classifier = Classifier(network, head).to(training.device)
@@ -282,7 +291,12 @@ def train_fold(folder: RunFolder, number: int, tell: Tell, stop: Stop) -> bool:
 
 
 def _work(job: Message, tell: Tell, stop: Stop) -> None:
-    train_fold(RunFolder(Path(job["run"])), int(job["fold"]), tell, stop)
+    attribute = job["attribute"]
+
+    def told(message: Mapping[str, Any]) -> None:
+        tell({**message, "attribute": attribute})
+
+    train_fold(RunFolder(Path(job["run"])), int(job["fold"]), attribute, told, stop)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from finefold.data.labels import LabelSpace
 from finefold.data.preprocessing import Preprocessing
 from finefold.data.samples import SampleTable
 from finefold.data.synthetic import portrait_batch
@@ -158,11 +159,16 @@ def _run_subject(path: Path, fold: int) -> _Subject:
     run = open_run(path)
     if not 0 <= fold < run.num_folds:
         raise RunError(f"{path} has no fold {fold}", f"choose one from 0 to {run.num_folds - 1}")
-    model = Classifier.read(run.folder.backbone, run.folder.fold_weights(fold), run.space)
+    weights, space, whose = run.fold_weights(fold), run.space, "its head"
+    if not isinstance(weights, Path):  # a model for each attribute: the first is looked at
+        name, weights = next(iter(weights.items()))
+        space = LabelSpace(tuple(one for one in space.attributes if one.name == name))
+        whose = f"the head of `{name}` (each of {len(run.space.names)} attributes has a model of its own)"
+    model = Classifier.read(run.folder.backbone, weights, space)
     backbone = Backbone.read(run.folder.backbone)
     samples = read_data(run.folder.data).samples
-    what = f"run {path}, fold {fold}: {backbone.name} with its head"
-    return _Subject(what, str(run.folder.fold_weights(fold)), model, backbone.preprocessing, samples)
+    what = f"run {path}, fold {fold}: {backbone.name} with {whose}"
+    return _Subject(what, str(weights), model, backbone.preprocessing, samples)
 
 
 def _file_subject(path: Path, progress: Progress) -> _Subject:

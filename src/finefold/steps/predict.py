@@ -198,7 +198,7 @@ def predict(run: Run, images: str | Path | None = None, *, progress: Progress = 
         raise DataError(f"no images in {root}", "name a folder of images: finefold predict RUN FOLDER")
     if images is None:
         ids = _wanted(run, ids)
-    folds = [run.folder.fold_weights(fold) for fold in range(run.num_folds)]
+    folds = [run.fold_weights(fold) for fold in range(run.num_folds)]
     model = FoldEnsemble.read(run.folder.backbone, folds, run.space, views=run.recipe.predict.views)
     engine = run.manifest["engine"]
     with progress.stage("predicting", len(ids), "images") as advance:

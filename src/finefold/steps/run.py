@@ -50,6 +50,12 @@ class Run:
         """[K] class shares of what training saw."""
         return np.asarray(self.manifest["train_shares"])
 
+    def fold_weights(self, fold: int) -> Path | dict[str, Path]:
+        """The file of a fold's model, or one for each attribute where each has its own."""
+        if self.recipe.model.heads != "separate" or self.recipe.is_probe_only:
+            return self.folder.fold_weights(fold)
+        return {name: self.folder.part(name).fold_weights(fold) for name in self.space.names}
+
     def ledger(self) -> Ledger:
         """The out-of-fold predictions."""
         return Ledger.read(self.folder.ledger)

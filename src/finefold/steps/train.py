@@ -101,7 +101,7 @@ def train(
             predictions, plan = fitted.predictions, None
         else:
             _tell_probe(fitted.predictions, samples, progress)
-            head = JointLogits(fitted.heads[0], samples.space)
+            head = _head_of_one(fitted.heads[0], samples, chosen)
             plan, shapes = plan_phases(chosen, cache.backbone, head, len(samples), progress)
             for line in plan_lines(plan):
                 progress.say(line)
@@ -182,7 +182,7 @@ def _fit(
     space, folds_N = samples.space, split.folds_for(samples.ids)
     labels_N, train_N = samples.labels_N, samples.train_labels_N
     tasks = {JOINT: (np.arange(space.num_classes), space.num_classes)}
-    if recipe.model.heads == "per_attribute":
+    if recipe.model.heads != "joint":
         codes = space.attribute_codes()
         tasks = {name: (codes[name], size) for name, size in zip(space.names, space.sizes, strict=True)}
     heads: list[dict[str, LinearHead]] = [{} for _ in range(split.num_folds)]
@@ -209,6 +209,14 @@ def _fit(
     joint_NK = probs[0] if JOINT in tasks else space.joint_probs(probs)
     predictions = Predictions(tuple(samples.ids), joint_NK, space.class_names)
     return _Fitted(tuple(FoldHeads(fold) for fold in heads), predictions, strengths)
+
+
+def _head_of_one(heads: FoldHeads, samples: SampleTable, recipe: Recipe) -> JointLogits:
+    """The head of one trained model: of all attributes, or of the first where each has a model of its own."""
+    if recipe.model.heads != "separate":
+        return JointLogits(heads, samples.space)
+    first = samples.space.names[0]
+    return JointLogits(FoldHeads({JOINT: heads.heads[first]}), samples.for_attribute(first).space)
 
 
 def _tell_probe(predictions: Predictions, samples: SampleTable, progress: Progress) -> None:

@@ -58,14 +58,15 @@ class Training:
     device: torch.device
 
     @classmethod
-    def read(cls, folder: RunFolder) -> "Training":
-        """What the parent wrote."""
+    def read(cls, folder: RunFolder, attribute: str | None = None) -> "Training":
+        """What the parent wrote; of one attribute's own models where it is named."""
         told = read_json(folder.training)
         spec = read_spec(folder.data)
+        samples = SampleTable(pl.read_parquet(folder.samples), spec.space, spec.root)
         return cls(
-            folder,
+            folder if attribute is None else folder.part(attribute),
             load_recipe(str(folder.recipe)),
-            SampleTable(pl.read_parquet(folder.samples), spec.space, spec.root),
+            samples if attribute is None else samples.for_attribute(attribute),
             read_split(folder.split),
             FreezePlan.from_dict(told["plan"]),
             Backbone.read(folder.backbone),

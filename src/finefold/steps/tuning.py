@@ -1,14 +1,14 @@
 """Training beyond the probe: the plan, the prefix of every phase computed once, and all folds side by side."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
 from finefold.data.cachedir import cache_root
-from finefold.data.predictions import Predictions
+from finefold.data.predictions import Predictions, write_parquet
 from finefold.data.samples import SampleTable
 from finefold.data.splits import Split
 from finefold.nn.backbones import IMAGES, POOLED, Backbone
@@ -18,7 +18,7 @@ from finefold.nn.devices import training_device, training_precision
 from finefold.nn.engines import Choice
 from finefold.nn.features import DTYPE, PrefixCache
 from finefold.nn.freezing import FreezePlan, make_plan, plan_rows
-from finefold.nn.heads import FoldHeads
+from finefold.nn.heads import JOINT, FoldHeads
 from finefold.recipe.schema import Recipe
 from finefold.runs.folder import RunFolder
 from finefold.scale.processes import Message, num_workers, run_jobs
@@ -163,15 +163,43 @@ def tune(
         device,
     )
     training.write()
+    attributes = models_of(recipe, samples)
     for fold, head in enumerate(heads):
-        head.write(folder.start_weights(fold), {"kind": "heads"})
-    steps = sum(_steps_of(training, fold) for fold in range(split.num_folds))
-    jobs: list[Message] = [{"run": str(folder.path.resolve()), "fold": fold} for fold in range(split.num_folds)]
+        for name in attributes:
+            own, start = (folder, head) if name is None else (folder.part(name), FoldHeads({JOINT: head.heads[name]}))
+            start.write(own.start_weights(fold), {"kind": "heads"})
+    steps = sum(_steps_of(training, fold) for fold in range(split.num_folds)) * len(attributes)
+    jobs: list[Message] = [
+        {"run": str(folder.path.resolve()), "fold": fold, "attribute": name}
+        for name in attributes
+        for fold in range(split.num_folds)
+    ]
+    what = f"{split.num_folds} folds"
+    if attributes != (None,):
+        what += f" of {len(attributes)} attributes' own models"
     side_by_side = num_workers(len(jobs))
-    progress.say(f"training {len(jobs)} folds, {side_by_side} at a time, {training.precision} on {device.type}")
+    progress.say(f"training {what}, {side_by_side} at a time, {training.precision} on {device.type}")
     with progress.stage("training", steps, "steps") as advance:
         run_jobs("finefold.steps.folds", jobs, _Told(progress, advance, plan))
-    return gather(folder, samples, split)
+    if attributes == (None,):
+        return gather(folder, samples, split)
+    return _gather_parts(folder, samples, split)
+
+
+def models_of(recipe: Recipe, samples: SampleTable) -> tuple[str | None, ...]:
+    """The attributes that have models of their own; None alone where one model answers for all."""
+    return samples.space.names if recipe.model.heads == "separate" else (None,)
+
+
+def _gather_parts(folder: RunFolder, samples: SampleTable, split: Split) -> Predictions:
+    """The joint predictions of every attribute's own models, and each fold's part of them in its folder."""
+    names = samples.space.names
+    probs = [gather(folder.part(name), samples.for_attribute(name), split).probs_NK for name in names]
+    joint = Predictions(tuple(samples.ids), samples.space.joint_probs(probs), samples.space.class_names)
+    frame, folds_N = joint.to_frame(), split.folds_for(samples.ids)
+    for fold in range(split.num_folds):
+        write_parquet(frame.filter(pl.Series(folds_N == fold)), folder.fold_valid(fold))
+    return joint
 
 
 def _steps_of(training: Training, fold: int) -> int:
@@ -189,9 +217,9 @@ def _steps_of(training: Training, fold: int) -> int:
 class _Told:
     """What workers say, as progress."""
 
-    def __init__(self, progress: Progress, advance: "object", plan: FreezePlan) -> None:
+    def __init__(self, progress: Progress, advance: Callable[[int], None], plan: FreezePlan) -> None:
         self._progress, self._advance, self._plan = progress, advance, plan
-        self._done: dict[tuple[int, int], int] = {}
+        self._done: dict[tuple[str | None, int, int], int] = {}
 
     def __call__(self, message: Message) -> None:
         kind = message["kind"]
@@ -200,15 +228,15 @@ class _Told:
         elif kind == "epoch":
             scores = f"accuracy {message['accuracy']:.3f}, macro F1 {message['macro_f1']:.3f}"
             phase = f", phase {message['phase'] + 1}" if len(self._plan.phases) > 2 else ""
-            self._progress.say(
-                f"fold {message['fold']}{phase}, epoch {message['epoch'] + 1}: loss {message['loss']:.3f}, {scores}"
-            )
+            where = f"fold {message['fold']}{phase}, epoch {message['epoch'] + 1}"
+            where = where if message["attribute"] is None else f"{message['attribute']}, {where}"
+            self._progress.say(f"{where}: loss {message['loss']:.3f}, {scores}")
         elif kind == "step":
-            key = message["fold"], message["phase"]
-            self._advance(message["step"] - self._done.get(key, 0))  # type: ignore[operator]
+            key = message["attribute"], message["fold"], message["phase"]
+            self._advance(message["step"] - self._done.get(key, 0))
             self._done[key] = message["step"]
         elif kind == "skip":
-            self._advance(message["steps"])  # type: ignore[operator]
+            self._advance(message["steps"])
 
 
 def _fill(

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TextIO
 import typer
 
 import finefold
+from finefold.cli.recipe_verbs import recipe_app
 from finefold.cli.weights_verbs import weights_app
 from finefold.errors import FinefoldError, FinefoldWarning
 
@@ -313,6 +314,7 @@ def _freeze(target: str, recipe: str, overrides: list[str], others: list[str], a
 
 
 app.add_typer(weights_app, name="weights")
+app.add_typer(recipe_app, name="recipe")
 
 
 @app.command(epilog="Example: finefold cache --clear --older-than 30")

@@ -199,7 +199,7 @@ def ensemble_ratio(run: Path, work: Path) -> float:
     for folds in (1, opened.num_folds):
         shutil.rmtree(work / "cache-rates" / "features", ignore_errors=True)
         weights = [opened.folder.fold_weights(fold) for fold in range(folds)]
-        model = FoldEnsemble.read(opened.folder.backbone, weights, opened.space)
+        model = FoldEnsemble.read(opened.backbone, weights, opened.space)
         start = time.perf_counter()
         model.probs(
             names,

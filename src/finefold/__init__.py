@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from finefold.recipe.schema import Recipe
     from finefold.steps.evaluate import evaluate
     from finefold.steps.init import init
+    from finefold.steps.own import Own
     from finefold.steps.predict import Answers, predict
     from finefold.steps.reading import Data, read_data
     from finefold.steps.run import Run, open_run
@@ -46,6 +47,7 @@ _HOME = {
     "LabelSpace": "data.labels",
     "Ledger": "data.predictions",
     "Match": "nn.transplant",
+    "Own": "steps.own",
     "Predictions": "data.predictions",
     "Preprocessing": "data.preprocessing",
     "Recipe": "recipe.schema",
@@ -85,6 +87,7 @@ __all__ = [
     "LabelSpace",
     "Ledger",
     "Match",
+    "Own",
     "Predictions",
     "Preprocessing",
     "Recipe",

@@ -161,7 +161,7 @@ def test_a_runs_classifier_gives_the_ledgers_probabilities(job):
     from finefold.steps.run import open_run
 
     run = open_run(job.run)
-    model = Classifier.read(run.folder.backbone, run.folder.fold_weights(0), run.space)
+    model = Classifier.read(run.backbone, run.folder.fold_weights(0), run.space)
     features_BD = np.abs(np.random.default_rng(0).standard_normal((4, 1280)))
     with torch.no_grad():
         logits_BK = model.head(torch.from_numpy(features_BD).float())

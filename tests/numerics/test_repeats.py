@@ -36,7 +36,7 @@ def cached(run):
 
 
 def ensemble(run: ff.Run, folds: list[int]) -> FoldEnsemble:
-    return FoldEnsemble.read(run.folder.backbone, [run.folder.fold_weights(fold) for fold in folds], run.space)
+    return FoldEnsemble.read(run.backbone, [run.folder.fold_weights(fold) for fold in folds], run.space)
 
 
 def test_two_runs_are_bitwise_the_same(job, run, tmp_path):

@@ -115,7 +115,7 @@ def test_the_ledger_is_what_the_folds_predict(run, data):
     for fold in range(2):
         ids = [name for name, of in zip(ledger.predictions.ids, ledger.folds_N, strict=True) if of == fold]
         model = FoldEnsemble.read(
-            run.folder.backbone, [run.folder.fold_weights(fold)], run.space, views=run.recipe.predict.views
+            run.backbone, [run.folder.fold_weights(fold)], run.space, views=run.recipe.predict.views
         )
         probs_NK, findings = model.probs(
             ids,
@@ -130,13 +130,13 @@ def test_the_ledger_is_what_the_folds_predict(run, data):
 
 def test_a_folds_classifier_gives_the_same_from_the_image_on(run):
     """The whole classifier on normalised images agrees with prefix and tail, up to the engine's precision."""
-    classifier = Classifier.read(run.folder.backbone, run.folder.fold_weights(0), run.space)
+    classifier = Classifier.read(run.backbone, run.folder.fold_weights(0), run.space)
     frozen = Backbone.read(run.folder.backbone).build()
     images = torch.randint(0, 255, (2, 224, 224, 3), dtype=torch.uint8)
     with torch.no_grad():
         probs_BK = classifier(frozen.normalised(images)).softmax(1)
     assert torch.allclose(probs_BK.sum(1), torch.ones(2), atol=1e-5)
-    changed = Classifier.read(run.folder.backbone, run.folder.fold_weights(1), run.space)
+    changed = Classifier.read(run.backbone, run.folder.fold_weights(1), run.space)
     with torch.no_grad():
         assert not torch.equal(changed(frozen.normalised(images)).softmax(1), probs_BK)
 

@@ -6,7 +6,8 @@ Shapes: B images, H x W pixels, D features.
 import hashlib
 import json
 import shutil
-from dataclasses import dataclass, replace
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -18,6 +19,7 @@ from finefold.data.machine import versions
 from finefold.data.preprocessing import Fit, Interpolation, Preprocessing
 from finefold.errors import WeightsError
 from finefold.nn.catalogue import build_model, find_name, timm_library
+from finefold.nn.comparing import does_not_run
 from finefold.nn.cutting import cut
 from finefold.nn.finding import EMBEDDED_BACKBONE, embedded_file
 from finefold.nn.identify import identify_model
@@ -35,6 +37,7 @@ from finefold.nn.weights import (
 )
 
 POOLED = "pooled"  # the whole network, up to its pooled features
+OWN = "own:"  # begins the name of a user's own module
 IMAGES = "images"  # nothing of it: the images as they go in
 
 
@@ -76,6 +79,7 @@ class Backbone:
         num_features: D.
         cut: how far it is run: POOLED, IMAGES, or a cut point's name.
         shape: of what that gives for one image.
+        own: the user's module, where the name is of no library; its weights are the file's.
     """
 
     file: Path
@@ -85,6 +89,7 @@ class Backbone:
     num_features: int
     cut: str = POOLED
     shape: tuple[int, ...] = ()
+    own: nn.Module | None = field(default=None, compare=False, repr=False)
 
     def until(self, at: str, shape: tuple[int, ...]) -> "Backbone":
         """The same network, run only so far.
@@ -128,7 +133,20 @@ class Backbone:
         return torch.randn(1, 3, self.preprocessing.height_px, self.preprocessing.width_px, generator=rng)
 
     def build_network(self) -> nn.Module:
-        """The whole network with its weights, on normalised images [B, 3, H, W]."""
+        """The whole network with its weights, on normalised images [B, 3, H, W].
+
+        Raises:
+            WeightsError: it is a user's own, and was not given.
+        """
+        if self.own is not None:
+            copy = deepcopy(self.own).eval()
+            load_values(copy, read_state(self.file))
+            return copy
+        if self.name.startswith(OWN):
+            raise WeightsError(
+                f"the backbone `{self.name.removeprefix(OWN)}` is a module of your own",
+                "give it from Python: finefold.open_run(RUN, network=...)",
+            )
         network, _ = build_body(self.name, pretrained=False)
         apply_settings(network, [Setting.from_dict(values) for values in read_header(self.file).get("settings", [])])
         load_values(network, read_state(self.file))
@@ -176,6 +194,33 @@ def find_backbone(
     return Backbone.read(file)
 
 
+def own_backbone(network: nn.Module, preprocessing: Preprocessing) -> Backbone:
+    """A user's own module as a backbone, kept in the cache like any other.
+
+    Args:
+        network: normalised images [B, 3, H, W] -> features [B, D] (or maps, which are flattened).
+        preprocessing: what makes an image its input; mean and std are applied for it.
+
+    Raises:
+        ModelError: it does not run on images of that size.
+    """
+    state = {name: tensor.detach() for name, tensor in network.state_dict().items()}
+    name = f"{OWN}{type(network).__name__}-{state_hash(state)[:8]}"
+    address = [name, str(network), preprocessing.hash, torch.__version__]
+    folder = cache_root() / "backbones" / hashlib.sha256(json.dumps(address).encode()).hexdigest()[:16]
+    file = folder / "backbone.safetensors"
+    if not file.is_file():
+        blank = torch.zeros(1, 3, preprocessing.height_px, preprocessing.width_px)
+        try:
+            with torch.inference_mode():
+                deepcopy(network).eval()(blank)
+        except Exception as reason:
+            raise does_not_run(blank, reason) from reason
+        _write(file, name, network, preprocessing, ())
+    write_about(folder, {"kind": "backbones", "what": f"{type(network).__name__}, your own"})
+    return replace(Backbone.read(file), own=network)
+
+
 def _load(name: str, source: Path | None, *, is_embedded: bool) -> tuple[nn.Module, Preprocessing, tuple[Setting, ...]]:
     """The network with its weights, and the hyperparameters that came with them."""
     network, preprocessing = build_body(name, pretrained=source is None)
@@ -201,7 +246,7 @@ def _load(name: str, source: Path | None, *, is_embedded: bool) -> tuple[nn.Modu
 def _write(
     file: Path, name: str, network: nn.Module, preprocessing: Preprocessing, settings: tuple[Setting, ...]
 ) -> None:
-    module = Frozen(network, preprocessing).eval()
+    module = Frozen(deepcopy(network), preprocessing).eval()
     blank = torch.zeros(1, preprocessing.height_px, preprocessing.width_px, 3, dtype=torch.uint8)
     with torch.inference_mode():
         num_features = int(module(blank).shape[1])

@@ -77,18 +77,18 @@ class Classifier(nn.Module):
         return logits_BK
 
     @classmethod
-    def read(cls, backbone: Path, fold_weights: Path, space: LabelSpace) -> "Classifier":
+    def read(cls, backbone: Backbone, fold_weights: Path, space: LabelSpace) -> "Classifier":
         """The model of one fold of a run.
 
         Args:
-            backbone: the run's backbone.safetensors.
+            backbone: the run's.
             fold_weights: the fold's weights.safetensors.
             space: what the classes are.
 
         Raises:
             WeightsError: the files are broken, or of another kind.
         """
-        network = Backbone.read(backbone).build_network().requires_grad_(False)
+        network = backbone.build_network().requires_grad_(False)
         header = read_header(fold_weights)
         if header.get("kind") == HEADS:
             return cls(network, JointLogits(FoldHeads.read(fold_weights), space)).eval()

@@ -110,7 +110,7 @@ class FoldEnsemble:
     @classmethod
     def read(
         cls,
-        backbone: Path,
+        backbone: Backbone,
         folds: Sequence[Path | Mapping[str, Path]],
         space: LabelSpace,
         *,
@@ -119,13 +119,13 @@ class FoldEnsemble:
         """The models in a run's files.
 
         Args:
-            backbone: the run's backbone.safetensors.
+            backbone: the run's.
             folds: each fold's weights.safetensors, or one for each attribute.
             space: what the classes are.
             views: of each image.
         """
         first = folds[0] if isinstance(folds[0], Path) else next(iter(folds[0].values()))
-        header, shared = read_header(first), Backbone.read(backbone)
+        header, shared = read_header(first), backbone
         if header.get("kind") != HEADS:
             shared = shared.until(header["cut"], tuple(header["shape"]))
         return cls(shared, tuple(_read_fold(shared, path, space) for path in folds), space, tuple(views))
@@ -174,7 +174,7 @@ def _read_fold(shared: Backbone, path: Path | Mapping[str, Path], space: LabelSp
     if read_header(path).get("kind") == HEADS:
         return HeadFold(FoldHeads.read(path))
     device = training_device()
-    return TunedFold(Tail(Classifier.read(shared.file, path, space), shared).to(device), device)
+    return TunedFold(Tail(Classifier.read(shared, path, space), shared).to(device), device)
 
 
 class _Cached:

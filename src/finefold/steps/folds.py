@@ -19,19 +19,16 @@ from numpy.typing import NDArray
 
 from finefold.data.predictions import Predictions, write_parquet
 from finefold.errors import TrainingError
-from finefold.nn.averaging import make_average
 from finefold.nn.classifier import Classifier, JointLogits, Tail
 from finefold.nn.devices import set_threads
-from finefold.nn.freezing import PhasePlan
 from finefold.nn.heads import FoldHeads
 from finefold.nn.loaders import EvaluateRole
-from finefold.nn.loop import NotFinite, PhaseLoop, Step, freeze, predict_rows
-from finefold.nn.optim import make_optimiser
-from finefold.nn.schedules import make_schedule
+from finefold.nn.loop import NotFinite, PhaseLoop, Step, predict_rows
 from finefold.nn.weights import read_header, read_state, write_weights
 from finefold.runs.folder import RunFolder, write_json
 from finefold.scale.processes import Message, Stop, serve
-from finefold.steps.training import Training, collapse, head_losses, phase_steps, quick_scores, train_role
+from finefold.steps.own import NOTHING, Own
+from finefold.steps.training import Training, collapse, phase_loop, quick_scores
 
 Tell = Callable[[Mapping[str, Any]], None]
 _TUNED, _BEST = "tuned/", "best/"
@@ -57,11 +54,6 @@ class _Fold:
         return np.flatnonzero(self._folds_N == self.number)
 
     @property
-    def trained(self) -> NDArray[np.int64]:
-        """Numbers of the samples that it trains on."""
-        return np.flatnonzero((self._folds_N != self.number) & (self.training.samples.train_labels_N >= 0))
-
-    @property
     def _folds_N(self) -> NDArray[np.int64]:
         return self.training.split.folds_for(self.training.samples.ids)
 
@@ -71,7 +63,7 @@ class _Fold:
         for number, plan in enumerate(self.training.plan.phases):
             if plan.is_probe or number < phase:
                 continue
-            loop = self._loop(number, plan)
+            loop = self._loop(number)
             if number == phase and step:
                 loop.load(state, step, scores)
             if not self._run_phase(number, loop):
@@ -80,29 +72,8 @@ class _Fold:
         self._write()
         return True
 
-    def _loop(self, number: int, plan: PhasePlan) -> PhaseLoop:
-        training, recipe = self.training, self.training.recipe
-        tail = Tail(self.classifier, training.backbone_at(plan.cut)).to(training.device)
-        freeze(tail, plan)
-        role = train_role(training, plan, self.trained, (recipe.seed, self.number, number))
-        per_epoch = -(-role.batches_per_epoch // recipe.train.accumulate)
-        num_steps = phase_steps(plan, recipe, per_epoch)
-        return PhaseLoop(
-            tail,
-            plan,
-            role,
-            head_losses(recipe, training.samples, self.trained),
-            make_schedule(recipe.schedule, num_steps=num_steps, steps_per_epoch=per_epoch),
-            make_optimiser(recipe.optim, plan.groups, dict(self.classifier.named_parameters())),
-            make_average(recipe.train),
-            num_steps=num_steps,
-            steps_per_epoch=per_epoch,
-            accumulate=recipe.train.accumulate,
-            clip_norm=recipe.train.clip_norm,
-            precision=training.precision,
-            device=training.device,
-            average_from=round(recipe.train.swa_start * num_steps) if recipe.train.average == "swa" else 0,
-        )
+    def _loop(self, number: int) -> PhaseLoop:
+        return phase_loop(self.training, self.classifier, self.number, number)
 
     def _run_phase(self, number: int, loop: PhaseLoop) -> bool:
         """Runs a phase to its end; False where the parent let go before that."""
@@ -268,7 +239,7 @@ def _alone(folder: Path) -> Iterator[None]:
         handle.close()
 
 
-def train_fold(run: RunFolder, number: int, attribute: str | None, tell: Tell, stop: Stop) -> bool:
+def train_fold(run: RunFolder, number: int, attribute: str | None, tell: Tell, stop: Stop, own: Own = NOTHING) -> bool:
     """Trains one fold to its end, or until told to stop; whether it is done.
 
     Args:
@@ -277,27 +248,29 @@ def train_fold(run: RunFolder, number: int, attribute: str | None, tell: Tell, s
         attribute: whose own model it is, where each attribute has its own.
         tell: told of steps, epochs and what is worth a line.
         stop: asked after every step.
+        own: what the user brought from Python.
     """
     set_threads()
     folder = run if attribute is None else run.part(attribute)
     with _alone(folder.fold(number)):
         if folder.fold_valid(number).is_file():
             return True
-        training = Training.read(run, attribute)
+        training = Training.read(run, attribute, own)
         network = training.backbone.build_network().to(memory_format=torch.channels_last)
         head = JointLogits(FoldHeads.read(folder.start_weights(number)), training.samples.space)
         classifier = Classifier(network, head).to(training.device)
         return _Fold(training, number, tell, stop, classifier).run()
 
 
-def _work(job: Message, tell: Tell, stop: Stop) -> None:
+def do_job(job: Message, tell: Tell, stop: Stop, own: Own = NOTHING) -> None:
+    """Trains the fold that a job names: run, fold, attribute."""
     attribute = job["attribute"]
 
     def told(message: Mapping[str, Any]) -> None:
         tell({**message, "attribute": attribute})
 
-    train_fold(RunFolder(Path(job["run"])), int(job["fold"]), attribute, told, stop)
+    train_fold(RunFolder(Path(job["run"])), int(job["fold"]), attribute, told, stop, own)
 
 
 if __name__ == "__main__":
-    serve(_work)
+    serve(do_job)

@@ -27,6 +27,7 @@ from finefold.nn.modules import Inspection, ModuleRow, StateRow, inspect_model, 
 from finefold.nn.transplant import match_weights
 from finefold.nn.units import wrapper_prefix
 from finefold.nn.weights import read_header, read_state
+from finefold.steps.freeze import Planned, stored_plan
 from finefold.steps.progress import SILENT, Progress
 from finefold.steps.reading import MAX_PIXELS, read_data
 from finefold.steps.run import open_run
@@ -46,6 +47,7 @@ class Inspected:
         modules: the tree.
         state: every tensor, where that was asked for.
         more: what else could be asked for; empty where it was.
+        plan: what a run was trained by; None of what is no run, and of a run that only fitted heads.
     """
 
     what: str
@@ -55,10 +57,13 @@ class Inspected:
     modules: tuple[ModuleRow, ...]
     state: tuple[StateRow, ...] | None
     more: str = ""
+    plan: Planned | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as `finefold inspect --json` prints them."""
         told: dict[str, Any] = {"what": self.what, "weights": self.weights, "images": self.images or None}
+        if self.plan is not None:
+            told["plan"] = self.plan.to_dict()
         if self.inspection is not None:
             return {**told, **self.inspection.to_dict()}
         told["modules"] = [asdict(row) for row in self.modules]
@@ -74,6 +79,7 @@ class _Subject:
     model: nn.Module
     preprocessing: Preprocessing | None
     samples: SampleTable | None = None
+    plan: Planned | None = None
 
 
 def inspect(
@@ -126,7 +132,7 @@ def inspect(
         seen = inspect_model(subject.model, images, labels, gradients=gradients, state=state)
         if forward and images is not None:  # time is measured on one image, gradients on the whole batch
             seen = replace(seen, flow=measure_flow(subject.model, images[:1]))
-    return Inspected(subject.what, subject.weights, told, seen, seen.modules, seen.state)
+    return Inspected(subject.what, subject.weights, told, seen, seen.modules, seen.state, plan=subject.plan)
 
 
 def _look_at_file(path: Path, *, state: bool) -> Inspected:
@@ -164,11 +170,13 @@ def _run_subject(path: Path, fold: int) -> _Subject:
         name, weights = next(iter(weights.items()))
         space = LabelSpace(tuple(one for one in space.attributes if one.name == name))
         whose = f"the head of `{name}` (each of {len(run.space.names)} attributes has a model of its own)"
-    model = Classifier.read(run.folder.backbone, weights, space)
-    backbone = Backbone.read(run.folder.backbone)
+    backbone = run.backbone
+    model = Classifier.read(backbone, weights, space)
     samples = read_data(run.folder.data).samples
     what = f"run {path}, fold {fold}: {backbone.name} with {whose}"
-    return _Subject(what, str(weights), model, backbone.preprocessing, samples)
+    stored = run.manifest.get("plan")
+    plan = None if stored is None else stored_plan(f"run {path}", stored, model, backbone.example())
+    return _Subject(what, str(weights), model, backbone.preprocessing, samples, plan)
 
 
 def _file_subject(path: Path, progress: Progress) -> _Subject:

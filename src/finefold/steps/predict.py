@@ -199,7 +199,7 @@ def predict(run: Run, images: str | Path | None = None, *, progress: Progress = 
     if images is None:
         ids = _wanted(run, ids)
     folds = [run.fold_weights(fold) for fold in range(run.num_folds)]
-    model = FoldEnsemble.read(run.folder.backbone, folds, run.space, views=run.recipe.predict.views)
+    model = FoldEnsemble.read(run.backbone, folds, run.space, views=run.recipe.predict.views)
     engine = run.manifest["engine"]
     with progress.stage("predicting", len(ids), "images") as advance:
         probs_NK, findings = model.probs(

@@ -1,6 +1,6 @@
 """A finished run as a value: what the verbs after `train` start from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,9 @@ from finefold.runs.folder import RunFolder
 from finefold.steps.progress import SILENT, Progress
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from finefold.nn.backbones import Backbone
     from finefold.steps.predict import Answers
 
 
@@ -28,12 +31,14 @@ class Run:
         manifest: what it is made of.
         spec: its data.toml.
         recipe: its recipe.
+        network: the user's own backbone, where it is one.
     """
 
     folder: RunFolder
     manifest: dict[str, Any]
     spec: DataSpec
     recipe: Recipe
+    network: "nn.Module | None" = None
 
     @property
     def space(self) -> LabelSpace:
@@ -49,6 +54,13 @@ class Run:
     def train_shares_K(self) -> NDArray[np.float64]:
         """[K] class shares of what training saw."""
         return np.asarray(self.manifest["train_shares"])
+
+    @property
+    def backbone(self) -> "Backbone":
+        """The network that the folds share, with its weights and preprocessing."""
+        from finefold.nn.backbones import Backbone
+
+        return replace(Backbone.read(self.folder.backbone), own=self.network)
 
     def fold_weights(self, fold: int) -> Path | dict[str, Path]:
         """The file of a fold's model, or one for each attribute where each has its own."""
@@ -73,12 +85,16 @@ class Run:
         return predict(self, images, progress=progress)
 
 
-def open_run(path: str | Path) -> Run:
+def open_run(path: str | Path, *, network: "nn.Module | None" = None) -> Run:
     """The run in a folder.
+
+    Args:
+        path: the folder.
+        network: the module that was trained, where it was your own.
 
     Raises:
         RunError: there is no finished run.
     """
     folder = RunFolder(Path(path))
     manifest = folder.read_manifest()
-    return Run(folder, manifest, read_spec(folder.data), load_recipe(str(folder.recipe)))
+    return Run(folder, manifest, read_spec(folder.data), load_recipe(str(folder.recipe)), network)

@@ -19,7 +19,7 @@ from finefold.data.samples import SampleTable
 from finefold.data.schema import DataFile
 from finefold.data.splits import Split, read_split, write_split
 from finefold.errors import SplitError
-from finefold.nn.backbones import Backbone, find_backbone
+from finefold.nn.backbones import Backbone, find_backbone, own_backbone
 from finefold.nn.classifier import JointLogits
 from finefold.nn.engines import choose_engine
 from finefold.nn.features import PrefixCache
@@ -31,6 +31,7 @@ from finefold.report.pictures import draw_class_bars, draw_confusion
 from finefold.runs.folder import RunFolder, write_json, write_text
 from finefold.runs.provenance import provenance, text_hash
 from finefold.steps.evaluate import score
+from finefold.steps.own import NOTHING, Own
 from finefold.steps.progress import SILENT, Progress
 from finefold.steps.reading import Data, without_unreadable
 from finefold.steps.run import Run, open_run
@@ -57,6 +58,7 @@ def train(
     recipe: str | Recipe = "probe",
     overrides: Sequence[str] = (),
     out: str | Path,
+    own: Own = NOTHING,
     progress: Progress = SILENT,
 ) -> Run:
     """Trains a head for every fold on the cached features and writes the run.
@@ -68,6 +70,7 @@ def train(
         recipe: a preset's name, a TOML file's path, or a recipe.
         overrides: `key.path=value`, on top of the recipe.
         out: the run's folder; it must not hold a finished run.
+        own: a network, loss or augmentation of your own, in place of the recipe's.
         progress: told of the stages.
 
     Raises:
@@ -76,38 +79,39 @@ def train(
     start = time.perf_counter()
     chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
     folder = RunFolder(Path(out))
-    given = _given_split(data, split, chosen, progress)
+    given = given_split(data, split, chosen, progress)
     recipe_text = dump_recipe(chosen)
     fingerprint = {
         "recipe": text_hash(recipe_text),
         "data": data.samples.hash,
         "split": given.hash if given else f"made with seed {chosen.seed}",
+        **{f"own {what}": text_hash(name) for what, name in own.about.items()},
     }
     with folder.begun(fingerprint):
-        cache = _prefix(chosen, progress)
+        cache = prefix_cache(chosen, progress, own)
         with progress.stage("features", len(data.samples), "images") as advance:
             features = cache.compute(data.samples.ids, data.samples.paths, advance=advance)
         samples = without_unreadable(data.samples, list(features.findings))
         for finding in features.findings:
             progress.say(f"left out: {finding.ids[0]}: {finding.evidence['reason']}")
-        folds = _folds(given, samples, features.findings, chosen)
+        folds = folds_of(given, samples, features.findings, chosen)
         check_train_labels(folds, samples)
         if num_dropped := int((samples.train_labels_N < 0).sum()):
             progress.say(f"train_drop keeps {num_dropped} of {len(samples)} samples out of training")
-        fitted = _fit(features.rows_ND[features.is_readable_N], samples, folds, chosen, progress)
+        fitted = fit_heads(features.rows_ND[features.is_readable_N], samples, folds, chosen, progress)
         _write_inputs(folder, data, samples, folds, recipe_text, cache.backbone)
         if chosen.is_probe_only:
             _write_folds(folder, fitted, samples, folds, cache.backbone)
             predictions, plan = fitted.predictions, None
         else:
             _tell_probe(fitted.predictions, samples, progress)
-            head = _head_of_one(fitted.heads[0], samples, chosen)
-            plan, shapes = plan_phases(chosen, cache.backbone, head, len(samples), progress)
+            head = head_of_one(fitted.heads[0], samples, chosen)
+            plan, shapes = plan_phases(chosen, cache.backbone, head, len(samples), progress, own)
             for line in plan_lines(plan):
                 progress.say(line)
             heads = fitted.heads if chosen.phase[0].is_probe else tuple(blank_heads(one) for one in fitted.heads)
             predictions = tune(
-                folder, chosen, samples, folds, cache.backbone, cache.choice, heads, plan, shapes, progress
+                folder, chosen, samples, folds, cache.backbone, cache.choice, heads, plan, shapes, progress, own
             )
         _write_results(folder, predictions, samples, folds, chosen, features.findings)
         folder.finish(
@@ -123,9 +127,10 @@ def train(
                 "train_shares": train_shares(samples).tolist(),
                 "class_names": list(samples.space.class_names),
                 "num_folds": folds.num_folds,
+                **({"own": dict(own.about)} if own.about else {}),
             }
         )
-    return open_run(folder.path)
+    return open_run(folder.path, network=own.network)
 
 
 def _about_prefix(cache: PrefixCache) -> dict[str, Any]:
@@ -138,18 +143,27 @@ def _about_prefix(cache: PrefixCache) -> dict[str, Any]:
     }
 
 
-def _prefix(recipe: Recipe, progress: Progress) -> PrefixCache:
-    """The recipe's backbone on the engine that runs it."""
-    model, image = recipe.model, recipe.image
+def prefix_cache(recipe: Recipe, progress: Progress, own: Own = NOTHING) -> PrefixCache:
+    """The recipe's backbone, or the user's own, on the engine that runs it."""
+    model = recipe.model
     with progress.stage("model", 0, ""):
-        backbone = find_backbone(
-            model.backbone, model.weights, size_px=image.size_px, crop_fraction=image.crop_fraction, fit=image.fit
-        )
+        if own.network is not None and own.preprocessing is not None:
+            backbone = own_backbone(own.network, own.preprocessing)
+        else:
+            backbone = backbone_of(recipe)
         choice = choose_engine(backbone, engine=model.engine, precision=model.precision, report=progress.say)
-    return PrefixCache(backbone, choice, round(image.max_megapixels * 1e6))
+    return PrefixCache(backbone, choice, round(recipe.image.max_megapixels * 1e6))
 
 
-def _given_split(data: Data, split: Split | str | Path | None, recipe: Recipe, progress: Progress) -> Split | None:
+def backbone_of(recipe: Recipe) -> Backbone:
+    """The recipe's backbone, with its weights."""
+    model, image = recipe.model, recipe.image
+    return find_backbone(
+        model.backbone, model.weights, size_px=image.size_px, crop_fraction=image.crop_fraction, fit=image.fit
+    )
+
+
+def given_split(data: Data, split: Split | str | Path | None, recipe: Recipe, progress: Progress) -> Split | None:
     """The split that was passed in, or lies beside data.toml; None where the recipe is to make one."""
     if isinstance(split, Split):
         return split
@@ -167,7 +181,7 @@ def _given_split(data: Data, split: Split | str | Path | None, recipe: Recipe, p
     return given
 
 
-def _folds(given: Split | None, samples: SampleTable, findings: Sequence[Finding], recipe: Recipe) -> Split:
+def folds_of(given: Split | None, samples: SampleTable, findings: Sequence[Finding], recipe: Recipe) -> Split:
     """The split of the readable samples."""
     if given is None:
         return make(samples, folds=recipe.split.folds, seed=recipe.seed)
@@ -175,7 +189,7 @@ def _folds(given: Split | None, samples: SampleTable, findings: Sequence[Finding
     return check_fits(Split(given.frame.filter(~pl.col("id").is_in(lost))), samples)
 
 
-def _fit(
+def fit_heads(
     features_ND: NDArray[np.float16], samples: SampleTable, split: Split, recipe: Recipe, progress: Progress
 ) -> _Fitted:
     """One head per fold on the joint class, or one per fold and attribute."""
@@ -211,7 +225,7 @@ def _fit(
     return _Fitted(tuple(FoldHeads(fold) for fold in heads), predictions, strengths)
 
 
-def _head_of_one(heads: FoldHeads, samples: SampleTable, recipe: Recipe) -> JointLogits:
+def head_of_one(heads: FoldHeads, samples: SampleTable, recipe: Recipe) -> JointLogits:
     """The head of one trained model: of all attributes, or of the first where each has a model of its own."""
     if recipe.model.heads != "separate":
         return JointLogits(heads, samples.space)

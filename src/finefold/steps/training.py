@@ -1,7 +1,7 @@
 """What every fold of a run goes by, as its workers read it, and what follows from it for one of them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -12,21 +12,26 @@ from finefold.data.samples import SampleTable
 from finefold.data.sources import read_spec
 from finefold.data.splits import Split, read_split
 from finefold.metrics.classification import confusion_matrix, log_loss_N, scores_from_confusion
+from finefold.nn.averaging import make_average
 from finefold.nn.backbones import IMAGES, Backbone
+from finefold.nn.classifier import Classifier, Tail
 from finefold.nn.engines import Choice
 from finefold.nn.features import PLAIN, PrefixCache
 from finefold.nn.freezing import FreezePlan, PhasePlan
 from finefold.nn.heads import JOINT
 from finefold.nn.loaders import CachedRows, ImageRows, Rows, TrainRole
-from finefold.nn.loop import HeadLosses
+from finefold.nn.loop import HeadLosses, PhaseLoop, freeze
 from finefold.nn.losses import make_loss
+from finefold.nn.optim import make_optimiser
 from finefold.nn.sampling import class_counts
-from finefold.nn.transforms import make_augment
+from finefold.nn.schedules import make_schedule
+from finefold.nn.transforms import Augment, make_augment
 from finefold.recipe.durations import Duration
 from finefold.recipe.loader import load_recipe
 from finefold.recipe.schema import Recipe
 from finefold.recipe.training import View
 from finefold.runs.folder import RunFolder, read_json, write_json
+from finefold.steps.own import NOTHING, Own
 
 COLLAPSED = 0.98  # share of one class among the predictions that is worth a word, where the truth has a different share
 
@@ -43,6 +48,7 @@ class Training:
         choice: the engine that computed them.
         precision: of the steps.
         device: of the steps.
+        own: what the user brought from Python.
     """
 
     folder: RunFolder
@@ -56,9 +62,10 @@ class Training:
     choice: Choice
     precision: str
     device: torch.device
+    own: Own = NOTHING
 
     @classmethod
-    def read(cls, folder: RunFolder, attribute: str | None = None) -> "Training":
+    def read(cls, folder: RunFolder, attribute: str | None = None, own: Own = NOTHING) -> "Training":
         """What the parent wrote; of one attribute's own models where it is named."""
         told = read_json(folder.training)
         spec = read_spec(folder.data)
@@ -69,12 +76,13 @@ class Training:
             samples if attribute is None else samples.for_attribute(attribute),
             read_split(folder.split),
             FreezePlan.from_dict(told["plan"]),
-            Backbone.read(folder.backbone),
+            replace(Backbone.read(folder.backbone), own=own.network),
             tuple(bytes.fromhex(one) for one in told["hashes"]),
             {cut: tuple(shape) for cut, shape in told["shapes"].items()},
             Choice(told["engine"], told["engine_precision"], "as planned"),
             told["precision"],
             torch.device(told["device"]),
+            own,
         )
 
     def backbone_at(self, cut: str) -> Backbone:
@@ -112,7 +120,9 @@ def train_role(training: Training, plan: PhasePlan, samples: NDArray[np.int64], 
     """The training batches of a phase."""
     recipe, table = training.recipe, training.samples
     augment = None
-    if recipe.augment.preset != "none" or recipe.augment.classes:
+    if training.own.augment is not None:
+        augment = Augment.of(training.own.augment, training.backbone.preprocessing, views=recipe.augment.views)
+    elif recipe.augment.preset != "none" or recipe.augment.classes:
         augment = make_augment(recipe.augment, training.backbone.preprocessing, table.space.class_names)
     return TrainRole(
         training.rows(plan.cut),
@@ -126,19 +136,59 @@ def train_role(training: Training, plan: PhasePlan, samples: NDArray[np.int64], 
     )
 
 
-def head_losses(recipe: Recipe, samples: SampleTable, trained: NDArray[np.int64]) -> HeadLosses:
-    """The recipe's loss for each head, with class counts of what trains."""
+def head_losses(training: Training, trained: NDArray[np.int64]) -> HeadLosses:
+    """The recipe's loss, or the user's own, for each head, with class counts of what trains."""
+    recipe, samples = training.recipe, training.samples
+    said = recipe.loss if training.own.loss is None else training.own.loss
     space, labels_N = samples.space, samples.train_labels_N[trained]
     members = {JOINT: np.eye(space.num_classes)}
     if recipe.model.heads == "per_attribute":
         sizes = dict(zip(space.names, space.sizes, strict=True))
         members = {name: np.eye(sizes[name])[codes_K] for name, codes_K in space.attribute_codes().items()}
     counts_K = class_counts(labels_N, space.num_classes)
-    losses = {
-        name: make_loss(recipe.loss, (counts_K @ member_KC).astype(np.int64)) for name, member_KC in members.items()
-    }
+    losses = {name: make_loss(said, (counts_K @ member_KC).astype(np.int64)) for name, member_KC in members.items()}
     tensors = {name: torch.from_numpy(member_KC).float() for name, member_KC in members.items()}
     return HeadLosses(losses, tensors, {name: recipe.loss.attributes.get(name, 1.0) for name in members})
+
+
+def trained_by(training: Training, fold: int) -> NDArray[np.int64]:
+    """Numbers of the samples that a fold trains on."""
+    folds_N = training.split.folds_for(training.samples.ids)
+    return np.flatnonzero((folds_N != fold) & (training.samples.train_labels_N >= 0))
+
+
+def phase_loop(training: Training, classifier: Classifier, fold: int, number: int) -> PhaseLoop:
+    """The loop of one phase of a fold, before its first step; what the phase leaves alone is frozen.
+
+    Args:
+        training: what the fold goes by.
+        classifier: the fold's, on the training's device.
+        fold: its number.
+        number: of the phase, counted from 0.
+    """
+    recipe, plan = training.recipe, training.plan.phases[number]
+    trained = trained_by(training, fold)
+    tail = Tail(classifier, training.backbone_at(plan.cut)).to(training.device)
+    freeze(tail, plan)
+    role = train_role(training, plan, trained, (recipe.seed, fold, number))
+    per_epoch = -(-role.batches_per_epoch // recipe.train.accumulate)
+    num_steps = phase_steps(plan, recipe, per_epoch)
+    return PhaseLoop(
+        tail,
+        plan,
+        role,
+        head_losses(training, trained),
+        make_schedule(recipe.schedule, num_steps=num_steps, steps_per_epoch=per_epoch),
+        make_optimiser(recipe.optim, plan.groups, dict(classifier.named_parameters())),
+        make_average(recipe.train),
+        num_steps=num_steps,
+        steps_per_epoch=per_epoch,
+        accumulate=recipe.train.accumulate,
+        clip_norm=recipe.train.clip_norm,
+        precision=training.precision,
+        device=training.device,
+        average_from=round(recipe.train.swa_start * num_steps) if recipe.train.average == "swa" else 0,
+    )
 
 
 def phase_steps(plan: PhasePlan, recipe: Recipe, steps_per_epoch: int) -> int:

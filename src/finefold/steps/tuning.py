@@ -21,9 +21,11 @@ from finefold.nn.freezing import FreezePlan, make_plan, plan_rows
 from finefold.nn.heads import JOINT, FoldHeads
 from finefold.recipe.schema import Recipe
 from finefold.runs.folder import RunFolder
-from finefold.scale.processes import Message, num_workers, run_jobs
+from finefold.scale.processes import Message, Stop, num_workers, run_jobs
+from finefold.steps.folds import do_job
+from finefold.steps.own import NOTHING, Own
 from finefold.steps.progress import Progress
-from finefold.steps.training import Training, phase_steps, train_role, views_needed
+from finefold.steps.training import Training, phase_steps, train_role, trained_by, views_needed
 
 GIGABYTE = 1e9
 SHARE_OF_DISK = 0.25
@@ -56,7 +58,7 @@ class Budget:
 
 
 def plan_phases(
-    recipe: Recipe, backbone: Backbone, head: JointLogits, num_samples: int, progress: Progress
+    recipe: Recipe, backbone: Backbone, head: JointLogits, num_samples: int, progress: Progress, own: Own = NOTHING
 ) -> tuple[FreezePlan, dict[str, tuple[int, ...]]]:
     """The freeze plan, and the shape of a row at each of its cuts.
 
@@ -66,6 +68,7 @@ def plan_phases(
         head: of one fold; only its parameters' names count.
         num_samples: whose prefixes would be cached.
         progress: told where a phase has to do without a cached prefix, and why.
+        own: what the user brought from Python.
 
     Raises:
         RecipeError: a phase trains nothing, or names what the model lacks.
@@ -74,6 +77,7 @@ def plan_phases(
     chain = find_cuts(network, example=backbone.example())
     budget = Budget.of(recipe, num_samples)
     is_fresh = recipe.augment.preset != "none" or bool(recipe.augment.classes)
+    is_fresh |= own.augment is not None
 
     def fits(cut: CutPoint) -> bool:
         return not is_fresh and budget.needed(cut.shape) <= budget.num_bytes
@@ -134,6 +138,7 @@ def tune(
     plan: FreezePlan,
     shapes: Mapping[str, tuple[int, ...]],
     progress: Progress,
+    own: Own = NOTHING,
 ) -> Predictions:
     """Trains every fold as the plan says; the out-of-fold predictions.
 
@@ -143,12 +148,13 @@ def tune(
         heads: [F] what each fold starts from.
         plan, shapes: of `plan_phases`.
         progress: told of the stages, and of every fold's epochs.
+        own: what the user brought from Python; then the folds train in this process, one after the other.
 
     Raises:
         TrainingError: a loss is not finite, or a worker died.
     """
     device = training_device()
-    hashes = _fill(recipe, samples, backbone, choice, plan, shapes, progress)
+    hashes = fill_prefixes(recipe, samples, backbone, choice, plan, shapes, progress)
     training = Training(
         folder,
         recipe,
@@ -161,13 +167,14 @@ def tune(
         choice,
         training_precision(recipe.train.precision, device),
         device,
+        own,
     )
     training.write()
     attributes = models_of(recipe, samples)
     for fold, head in enumerate(heads):
         for name in attributes:
-            own, start = (folder, head) if name is None else (folder.part(name), FoldHeads({JOINT: head.heads[name]}))
-            start.write(own.start_weights(fold), {"kind": "heads"})
+            home, start = (folder, head) if name is None else (folder.part(name), FoldHeads({JOINT: head.heads[name]}))
+            start.write(home.start_weights(fold), {"kind": "heads"})
     steps = sum(_steps_of(training, fold) for fold in range(split.num_folds)) * len(attributes)
     jobs: list[Message] = [
         {"run": str(folder.path.resolve()), "fold": fold, "attribute": name}
@@ -177,10 +184,15 @@ def tune(
     what = f"{split.num_folds} folds"
     if attributes != (None,):
         what += f" of {len(attributes)} attributes' own models"
-    side_by_side = num_workers(len(jobs))
+    side_by_side = num_workers(len(jobs)) if own.is_empty else 1
     progress.say(f"training {what}, {side_by_side} at a time, {training.precision} on {device.type}")
     with progress.stage("training", steps, "steps") as advance:
-        run_jobs("finefold.steps.folds", jobs, _Told(progress, advance, plan))
+        told = _Told(progress, advance, plan)
+        if own.is_empty:
+            run_jobs("finefold.steps.folds", jobs, told)
+        else:
+            for job in jobs:
+                do_job(job, lambda message: told(dict(message)), Stop(), own)
     if attributes == (None,):
         return gather(folder, samples, split)
     return _gather_parts(folder, samples, split)
@@ -204,8 +216,7 @@ def _gather_parts(folder: RunFolder, samples: SampleTable, split: Split) -> Pred
 
 def _steps_of(training: Training, fold: int) -> int:
     """Optimiser steps of a fold."""
-    folds_N = training.split.folds_for(training.samples.ids)
-    trained = np.flatnonzero((folds_N != fold) & (training.samples.train_labels_N >= 0))
+    trained = trained_by(training, fold)
     total = 0
     for phase in training.plan.phases:
         if not phase.is_probe:
@@ -239,7 +250,7 @@ class _Told:
             self._advance(message["steps"])
 
 
-def _fill(
+def fill_prefixes(
     recipe: Recipe,
     samples: SampleTable,
     backbone: Backbone,

@@ -1,0 +1,134 @@
+"""A network, a loss, an augmentation of one's own: folds, ledger, resume and prediction as with built-in ones."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import finefold as ff
+from finefold.errors import TrainingError, UsageError, WeightsError
+
+RECIPE = """
+[split]
+folds = 2
+[model]
+engine = "torch"
+[[phase]]
+trainable = "head"
+until = "probe"
+[[phase]]
+trainable = "{trainable}"
+until = "2 epochs"
+lr = 1e-2
+[augment]
+views = ["plain"]
+[train]
+batch_size = 8
+save_seconds = 0.0
+"""
+SIZE_PX = 32
+
+
+class Mine(nn.Module):
+    """Three small stages."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU())
+        self.body = nn.Sequential(nn.Conv2d(8, 8, 3, 1, 1), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU())
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        return self.body(self.stem(images_BCHW)).mean((2, 3))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, shapes):
+    """The small pictures, described."""
+    home = tmp_path_factory.mktemp("data")
+    ff.init(shapes, out=home / "data.toml")
+    return ff.read_data(home / "data.toml")
+
+
+@pytest.fixture
+def network() -> Mine:
+    torch.manual_seed(0)
+    return Mine()
+
+
+def train(data, home, own: ff.Own, trainable: str = "last:1", name: str = "run") -> ff.Run:
+    home.mkdir(exist_ok=True)
+    (home / "recipe.toml").write_text(RECIPE.format(trainable=trainable), encoding="utf-8")
+    return ff.train(data, recipe=str(home / "recipe.toml"), out=home / name, own=own)
+
+
+@pytest.mark.parametrize("trainable", ["last:1", "all"])
+def test_a_network_of_ones_own_is_trained_and_predicts(data, network, shapes, tmp_path, trainable):
+    """Any module is a backbone: its folds are trained, its run predicts, and it is itself left as it was."""
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    own = ff.Own(network=network, preprocessing=ff.Preprocessing(SIZE_PX, SIZE_PX))
+    run = train(data, tmp_path, own, trainable)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert run.manifest["backbone"]["name"].startswith("own:Mine-")
+    assert run.manifest["own"]["network"].startswith("Mine ")
+    again = ff.open_run(tmp_path / "run", network=network).predict(shapes)
+    assert again.predictions.probs_NK.shape == (48, 2)
+    assert np.array_equal(run.predict(shapes).predictions.probs_NK, again.predictions.probs_NK)
+    with pytest.raises(WeightsError, match="is a module of your own") as told:
+        ff.open_run(tmp_path / "run").predict(shapes)
+    assert "open_run(RUN, network=" in str(told.value.hint)
+
+
+def test_a_loss_of_ones_own_is_what_is_minimised(data, network, tmp_path):
+    """A loss that prefers class 0 whatever the target: every image is predicted class 0."""
+
+    def prefers_the_first(logits_BC: Tensor, targets_BC: Tensor) -> Tensor:
+        assert torch.allclose(targets_BC.sum(1), torch.ones(len(targets_BC)))
+        return F.cross_entropy(logits_BC, torch.zeros(len(logits_BC), dtype=torch.long)) * 100
+
+    own = ff.Own(network=network, preprocessing=ff.Preprocessing(SIZE_PX, SIZE_PX), loss=prefers_the_first)
+    run = train(data, tmp_path, own, "all")
+    assert (run.ledger().predictions.codes_N == 0).all()
+
+
+def test_an_augmentation_of_ones_own_is_applied_to_training_alone(data, network, tmp_path):
+    """It sees training images, each epoch anew, and never when samples are judged."""
+    seen: list[tuple[int, ...]] = []
+
+    def augment(image_HWC):
+        seen.append(image_HWC.shape)
+        return np.zeros_like(image_HWC)
+
+    own = ff.Own(network=network, preprocessing=ff.Preprocessing(SIZE_PX, SIZE_PX), augment=augment)
+    run = train(data, tmp_path, own)
+    assert len(seen) == 48 * 2  # each of two folds trains on half of the 48, twice over
+    assert run.manifest["plan"]["phases"][1]["cut"] == "images"
+    probs_NK = run.ledger().predictions.probs_NK
+    assert len(np.unique(probs_NK[:, 0])) > 40  # judged images are not black
+
+
+def test_a_run_with_own_parts_goes_on_after_an_error(data, network, tmp_path):
+    """What stops in the middle goes on with the same command, and ends bitwise as if it had not stopped."""
+    calls = 0
+
+    def stumbling(logits_BC: Tensor, targets_BC: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        loss = F.cross_entropy(logits_BC, targets_BC)
+        return loss * float("nan") if calls == 5 else loss
+
+    preprocessing = ff.Preprocessing(SIZE_PX, SIZE_PX)
+    with pytest.raises(TrainingError):
+        train(data, tmp_path, ff.Own(network, preprocessing, stumbling))
+    broken = train(data, tmp_path, ff.Own(network, preprocessing, stumbling))
+    calls = 100
+    whole = train(data, tmp_path, ff.Own(network, preprocessing, stumbling), name="whole")
+    assert np.array_equal(broken.ledger().predictions.probs_NK, whole.ledger().predictions.probs_NK)
+
+
+def test_a_network_needs_its_preprocessing(network):
+    """A network without preprocessing, and preprocessing without a network, are told."""
+    with pytest.raises(UsageError, match="needs its preprocessing"):
+        ff.Own(network=network)
+    with pytest.raises(UsageError, match="needs its preprocessing"):
+        ff.Own(preprocessing=ff.Preprocessing(SIZE_PX, SIZE_PX))

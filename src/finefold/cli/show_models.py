@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from finefold.cli import show_plan
 from finefold.cli.printing import as_bytes, as_share, print_json, say, table, warn
 
 if TYPE_CHECKING:  # these load torch
@@ -39,6 +40,8 @@ def inspected(seen: "Inspected", *, depth: int | None, as_json: bool) -> None:
             _gradients(inspection.gradients, seen.images)
     if seen.state is not None:
         _state(seen.state)
+    if seen.plan is not None:
+        show_plan.planned(seen.plan, as_json=False)
     if seen.more:
         say(seen.more)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from finefold.data.preprocessing import Preprocessing
 from finefold.errors import UsageError
@@ -144,18 +144,19 @@ def _planned_of_name(name: str, network: nn.Module, preprocessing: Preprocessing
     return Planned(name, True, phases, note if any(phase.cut == IMAGES for phase in plan.phases) else "")
 
 
-def stored_plan(what: str, values: Mapping[str, Any], model: Classifier) -> Planned:
+def stored_plan(what: str, values: Mapping[str, Any], model: Classifier, example: Tensor) -> Planned:
     """The plan that a run's manifest holds.
 
     Args:
         what: the run, in words.
         values: what `FreezePlan.to_dict` gave.
         model: of one of its folds.
+        example: [1, 3, H, W] of the size that it sees.
     """
     plan = FreezePlan.from_dict(values)
     sizes = {key: value.numel() for key, value in model.named_parameters()}
     num_features = next(head.in_features for head in model.head.heads.values() if isinstance(head, nn.Linear))
-    phases = _phases(plan, model.network, sizes, _shapes(find_cuts(model.network), num_features))
+    phases = _phases(plan, model.network, sizes, _shapes(find_cuts(model.network, example=example), num_features))
     return Planned(what, False, phases)
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from finefold.cli.main import main
 from finefold.steps.init import init
+from finefold.steps.recipe import explain
 from offline.processes import Done, run_finefold
 
 RECIPE = """
@@ -107,6 +108,13 @@ def test_the_run_folder_is_whole(tuned):
         assert [line["epoch"] for line in log if "macro_f1" in line] == [0, 1]
 
 
+def test_explain_foretells_the_steps(tuned):
+    """`recipe explain --data` counts the steps that training then takes."""
+    size = explain(str(tuned.folder / "recipe.toml"), data=tuned.folder / "data.toml").data
+    assert size is not None
+    assert (size.steps_per_epoch, size.phase_steps) == (3, (0, 6))
+
+
 def test_the_manifest_keeps_the_plan(tuned):
     """The manifest holds the plan that was followed and the probe's own scores."""
     manifest = json.loads((tuned.run / "manifest.json").read_text())
@@ -127,7 +135,7 @@ def test_inspect_shows_the_stored_plan(tuned, capsys):
 
 
 def test_a_tuned_run_answers_for_new_images(tuned, shapes, tmp_path, capsys):
-    """`predict` gives an answer for each of some new images."""
+    """`predict` gives an answer for each of some new images, and it knows most of these."""
     (tmp_path / "new").mkdir()
     for name in ("disc", "square"):
         for number in range(6):
@@ -135,8 +143,9 @@ def test_a_tuned_run_answers_for_new_images(tuned, shapes, tmp_path, capsys):
     out = tmp_path / "answers.csv"
     assert main(["predict", str(tuned.run), str(tmp_path / "new"), "--out", str(out)]) == 0
     capsys.readouterr()
-    rows = out.read_text().splitlines()[1:]
+    rows = [line.split(",") for line in out.read_text().splitlines()[1:]]
     assert len(rows) == 12
+    assert sum(any(cell == row[0].partition("-")[0] for cell in row[1:]) for row in rows) >= 10
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ class Preset:
 
     Args:
         name: for `--recipe`.
-        about: the first line of its file.
+        about: the first comment of its file that is no command.
     """
 
     name: str
@@ -90,7 +90,13 @@ class Explained:
 
 def presets() -> tuple[Preset, ...]:
     """The recipes that come with finefold."""
-    return tuple(Preset(name, preset_text(name).partition("\n")[0].lstrip("# ")) for name in preset_names())
+    return tuple(Preset(name, _about(preset_text(name))) for name in preset_names())
+
+
+def _about(text: str) -> str:
+    """The first comment that is no command."""
+    comments = [line.lstrip("# ") for line in text.splitlines() if line.startswith("#")]
+    return next((line for line in comments if not line.startswith(("finefold ", "$ "))), "")
 
 
 def explain(name: str, overrides: Sequence[str] = (), *, data: str | Path | None = None) -> Explained:

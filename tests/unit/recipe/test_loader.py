@@ -97,7 +97,7 @@ def test_all_mistakes_come_at_once(tmp_path: Path) -> None:
         "  `split.folds`: input should be greater than or equal to 2, got 1",
         "  `image.fit`: input should be 'crop' or 'squash', got 'corp': did you mean `crop`?",
         "  `image.max_megapixels`: input should be a finite number, got inf",
-        "  `model.heads`: input should be 'joint' or 'per_attribute', got 'join': did you mean `joint`?",
+        "  `model.heads`: input should be 'joint', 'per_attribute' or 'separate', got 'join': did you mean `joint`?",
         "  `model.engine`: input should be 'auto', 'torch', 'openvino' or 'onnxruntime', got 'onnx'",
         "  unknown key `model.backbon`: did you mean `model.backbone`?",
         "  `probe.strengths`: needs different numbers above 0",

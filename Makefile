@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo setup test test-all check format bench-probe bench-inside clean
+.PHONY: demo setup test test-all check format bench-probe bench-inside bench-train clean
 
 demo: $(INSTALLED)  ## install, then run the main job on real images
 	rm -rf finefold-demo
@@ -37,6 +37,9 @@ bench-probe: $(INSTALLED)  ## the main job against the loop a tutorial would wri
 
 bench-inside: $(INSTALLED)  ## looking inside a model and moving weights, beside building and running it
 	$(BIN)/python benchmarks/inside.py
+
+bench-train: $(INSTALLED)  ## training beside fastai and Lightning, in an environment made for them
+	$(BIN)/python benchmarks/peers.py
 
 clean:
 	rm -rf finefold-demo .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -9,12 +9,14 @@ import pytest
 import finefold as ff
 from finefold.cli.main import main
 from finefold.data.cachedir import cache_root, list_entries
+from finefold.errors import RecipeError
 
 RECIPE = """
 [split]
 folds = 2
 [model]
 heads = "{heads}"
+{more}
 [[phase]]
 trainable = "head"
 until = "probe"
@@ -24,7 +26,7 @@ until = "2 epochs"
 [augment]
 views = ["plain"]
 """
-WAYS = ("joint", "per_attribute", "separate")
+WAYS = ("joint", "per_attribute", "separate", "ordinal")
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,8 @@ def runs(tmp_path_factory, data) -> dict[str, ff.Run]:
     made = {}
     for way in WAYS:
         recipe = home / f"{way}.toml"
-        recipe.write_text(RECIPE.format(heads=way), encoding="utf-8")
+        heads, more = ("per_attribute", 'ordinal = ["age"]') if way == "ordinal" else (way, "")
+        recipe.write_text(RECIPE.format(heads=heads, more=more), encoding="utf-8")
         made[way] = ff.train(data, split, recipe=str(recipe), out=home / way)
     return made
 
@@ -59,7 +62,7 @@ def test_each_way_predicts_joint_classes(way, runs, portraits):
     assert np.allclose(answers.predictions.probs_NK.sum(1), 1)
 
 
-@pytest.mark.parametrize("way", ["per_attribute", "separate"])
+@pytest.mark.parametrize("way", ["per_attribute", "separate", "ordinal"])
 def test_heads_of_attributes_multiply(way, runs):
     """Where attributes have heads of their own, the joint probability is the product of the attributes'."""
     run = runs[way]
@@ -92,3 +95,22 @@ def test_a_run_of_separate_models_can_be_looked_into(runs, capsys):
     """`inspect` of such a run shows the first attribute's model, and says so."""
     assert main(["inspect", str(runs["separate"].folder.path)]) == 0
     assert "the head of `mask` (each of 3 attributes has a model of its own)" in capsys.readouterr().out
+
+
+def test_an_ordinal_head_has_one_score_and_thresholds(runs):
+    """The attribute whose classes are in order has a score and thresholds between them; the others are linear."""
+    from finefold.nn.weights import read_state
+
+    state = read_state(runs["ordinal"].folder.fold_weights(0))
+    shapes = {key.removeprefix("head.heads."): tuple(value.shape) for key, value in state.items() if "heads" in key}
+    assert shapes["age.score.weight"] == (1, 1280)
+    assert (shapes["age.first"], shapes["age.steps"]) == ((1,), (1,))
+    assert shapes["mask.weight"] == (3, 1280)
+
+
+def test_an_ordinal_attribute_must_be_there(data, tmp_path):
+    """An attribute that the data does not have is told, with those that it has."""
+    (tmp_path / "r.toml").write_text(RECIPE.format(heads="per_attribute", more='ordinal = ["aeg"]'), encoding="utf-8")
+    with pytest.raises(RecipeError, match="`aeg`, which is no attribute") as told:
+        ff.train(data, recipe=str(tmp_path / "r.toml"), out=tmp_path / "run")
+    assert "mask, gender, age" in str(told.value.hint)

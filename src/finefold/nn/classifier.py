@@ -3,7 +3,7 @@
 Shapes: B images, D features, C classes of one head, K joint classes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from finefold.errors import WeightsError
 from finefold.nn.backbones import IMAGES, POOLED, Backbone, Frozen
 from finefold.nn.cutting import cut
 from finefold.nn.heads import JOINT, FoldHeads, LinearHead
+from finefold.nn.ordinal import OrdinalLinear
 from finefold.nn.weights import read_header, read_state, write_weights
 
 HEADS, TUNED = "heads", "tuned"  # kinds of a fold's weights: heads on the backbone as it is, or parts of it trained too
@@ -38,16 +39,30 @@ class PoweredLinear(nn.Linear):
         return super().forward(features_BD.sign() * features_BD.abs() ** self.power)
 
 
+def _head(head: LinearHead, shares_C: Sequence[float] | None) -> nn.Module:
+    return PoweredLinear(head) if shares_C is None else OrdinalLinear(len(head.weight_DC), torch.tensor(shares_C))
+
+
 class JointLogits(nn.Module):
-    """One head of the joint classes, or a head per attribute whose log-probabilities add up."""
+    """One head of the joint classes, or a head per attribute whose log-probabilities add up.
+
+    Args:
+        heads: what linear heads start from; of ordinal ones only the sizes count.
+        space: what the classes are.
+        ordinal: heads whose classes are in order -> shares of their classes among what trains.
+    """
 
     codes_AK: Tensor
 
-    def __init__(self, heads: FoldHeads, space: LabelSpace) -> None:
+    def __init__(
+        self, heads: FoldHeads, space: LabelSpace, ordinal: Mapping[str, Sequence[float]] | None = None
+    ) -> None:
         super().__init__()
         is_joint = JOINT in heads.heads
         names = [JOINT] if is_joint else list(space.names)
-        self.heads = nn.ModuleDict({name: PoweredLinear(heads.heads[name]) for name in names})
+        self.ordinal = dict(ordinal or {})
+        made = {name: _head(heads.heads[name], self.ordinal.get(name)) for name in names}
+        self.heads = nn.ModuleDict(made)
         codes = [np.arange(space.num_classes)] if is_joint else [space.attribute_codes()[name] for name in names]
         self.register_buffer("codes_AK", torch.from_numpy(np.stack(codes)))
 
@@ -93,7 +108,7 @@ class Classifier(nn.Module):
         if header.get("kind") == HEADS:
             return cls(network, JointLogits(FoldHeads.read(fold_weights), space)).eval()
         state = read_state(fold_weights)
-        made = cls(network, JointLogits(_blank_heads(header, state), space)).eval()
+        made = cls(network, JointLogits(_blank_heads(header, state), space, header.get("ordinal"))).eval()
         made.load_tuned(state, fold_weights)
         return made
 
@@ -109,7 +124,9 @@ class Classifier(nn.Module):
     def write(self, path: Path, names: frozenset[str], header: Mapping[str, Any]) -> None:
         """Safetensors of `tuned_state`."""
         powers = {name: head.power for name, head in self.head.heads.items()}
-        write_weights(path, self.tuned_state(names), {**header, "kind": TUNED, "heads": powers})
+        write_weights(
+            path, self.tuned_state(names), {**header, "kind": TUNED, "heads": powers, "ordinal": self.head.ordinal}
+        )
 
     def load_tuned(self, state: Mapping[str, Tensor], path: Path) -> None:
         """Takes over what `tuned_state` gave.
@@ -125,8 +142,10 @@ class Classifier(nn.Module):
 def _blank_heads(header: Mapping[str, Any], state: Mapping[str, Tensor]) -> FoldHeads:
     """Heads of the right sizes; their values are loaded afterwards."""
     heads = {}
+    ordinal = header.get("ordinal", {})
     for name, power in header["heads"].items():
-        num_classes, num_features = state[f"head.heads.{name}.weight"].shape
+        key = f"head.heads.{name}.score.weight" if name in ordinal else f"head.heads.{name}.weight"
+        num_classes, num_features = state[key].shape
         heads[name] = LinearHead(
             np.zeros((num_features, num_classes), np.float32), np.zeros(num_classes, np.float32), power
         )

@@ -10,6 +10,7 @@ REASONS: dict[str, str] = {
     "model.backbone": "its weights come with finefold, and it is quick on a processor; or any timm or torchvision name",
     "model.weights": "needs no network; or pretrained (downloads), or a file, which is matched by structure",
     "model.heads": "assumes nothing; a head per attribute shares data between classes, separate models share none",
+    "model.ordinal": "only you know whose classes are in order; a neighbour is then the likelier error",
     "model.engine": "the fastest on this machine, measured once",
     "model.precision": "bf16 where the processor multiplies it itself, fp32 elsewhere: emulated bf16 is slower",
     "phase.trainable": "the head always trains; last stages are the next to suit new images, the first ones the last",

@@ -43,6 +43,7 @@ class ModelRecipe(Table):
     backbone: str = "tf_efficientnet_lite0"
     weights: str = "embedded"
     heads: Literal["joint", "per_attribute", "separate"] = "joint"
+    ordinal: tuple[str, ...] = ()
     engine: Literal["auto", "torch", "openvino", "onnxruntime"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
 
@@ -111,6 +112,10 @@ class Recipe(Table):
     def _phases_follow(self) -> "Recipe":
         if not self.phase:
             raise ValueError('phase: nothing trains; write a [[phase]] with trainable = "head", until = "probe"')
+        if self.model.ordinal and self.model.heads != "per_attribute":
+            raise ValueError('model.ordinal is of heads on one backbone: set model.heads = "per_attribute"')
+        if self.model.ordinal and self.is_probe_only:
+            raise ValueError("model.ordinal needs a phase that trains: the probe fits plain heads")
         if any(phase.is_probe for phase in self.phase[1:]):
             raise ValueError('phase: until = "probe" comes first, before anything else was trained')
         shares = [phase.until for phase in self.phase if not phase.is_probe]

@@ -28,7 +28,7 @@ from finefold.nn.weights import read_header, read_state, write_weights
 from finefold.runs.folder import RunFolder, write_json
 from finefold.scale.processes import Message, Stop, serve
 from finefold.steps.own import NOTHING, Own
-from finefold.steps.training import Training, collapse, phase_loop, quick_scores
+from finefold.steps.training import Training, collapse, ordinal_shares, phase_loop, quick_scores, trained_by
 
 Tell = Callable[[Mapping[str, Any]], None]
 _TUNED, _BEST = "tuned/", "best/"
@@ -257,7 +257,8 @@ def train_fold(run: RunFolder, number: int, attribute: str | None, tell: Tell, s
             return True
         training = Training.read(run, attribute, own)
         network = training.backbone.build_network().to(memory_format=torch.channels_last)
-        head = JointLogits(FoldHeads.read(folder.start_weights(number)), training.samples.space)
+        ordinal = ordinal_shares(training.recipe, training.samples, trained_by(training, number))
+        head = JointLogits(FoldHeads.read(folder.start_weights(number)), training.samples.space, ordinal)
         classifier = Classifier(network, head).to(training.device)
         return _Fold(training, number, tell, stop, classifier).run()
 

@@ -31,12 +31,13 @@ from finefold.report.pictures import draw_class_bars, draw_confusion
 from finefold.runs.folder import RunFolder, write_json, write_text
 from finefold.runs.provenance import provenance, text_hash
 from finefold.steps.evaluate import score
+from finefold.steps.history import write_histories
 from finefold.steps.own import NOTHING, Own
 from finefold.steps.progress import SILENT, Progress
 from finefold.steps.reading import Data, without_unreadable
 from finefold.steps.run import Run, open_run
 from finefold.steps.split import check_fits, check_groups, check_train_labels, make
-from finefold.steps.training import quick_scores
+from finefold.steps.training import ordinal_shares, quick_scores
 from finefold.steps.tuning import plan_lines, plan_phases, tune
 
 TRAINED_ON_FLOOR = 1.0  # of heads that training goes on from, see `fit_probe`
@@ -113,6 +114,7 @@ def train(
             predictions = tune(
                 folder, chosen, samples, folds, cache.backbone, cache.choice, heads, plan, shapes, progress, own
             )
+            write_histories(folder, chosen, samples, num_folds=folds.num_folds)
         _write_results(folder, predictions, samples, folds, chosen, features.findings)
         folder.finish(
             {
@@ -228,7 +230,7 @@ def fit_heads(
 def head_of_one(heads: FoldHeads, samples: SampleTable, recipe: Recipe) -> JointLogits:
     """The head of one trained model: of all attributes, or of the first where each has a model of its own."""
     if recipe.model.heads != "separate":
-        return JointLogits(heads, samples.space)
+        return JointLogits(heads, samples.space, ordinal_shares(recipe, samples, np.arange(len(samples))))
     first = samples.space.names[0]
     return JointLogits(FoldHeads({JOINT: heads.heads[first]}), samples.for_attribute(first).space)
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from finefold.data.samples import SampleTable
 from finefold.data.sources import read_spec
 from finefold.data.splits import Split, read_split
+from finefold.errors import RecipeError
 from finefold.metrics.classification import confusion_matrix, log_loss_N, scores_from_confusion
 from finefold.nn.averaging import make_average
 from finefold.nn.backbones import IMAGES, Backbone
@@ -149,6 +150,32 @@ def head_losses(training: Training, trained: NDArray[np.int64]) -> HeadLosses:
     losses = {name: make_loss(said, (counts_K @ member_KC).astype(np.int64)) for name, member_KC in members.items()}
     tensors = {name: torch.from_numpy(member_KC).float() for name, member_KC in members.items()}
     return HeadLosses(losses, tensors, {name: recipe.loss.attributes.get(name, 1.0) for name in members})
+
+
+def ordinal_shares(recipe: Recipe, samples: SampleTable, rows: NDArray[np.int64]) -> dict[str, list[float]]:
+    """For each head of an attribute whose classes are in order, its classes' shares among some rows.
+
+    Args:
+        recipe: names the attributes.
+        samples: the table.
+        rows: numbers of the samples that train.
+
+    Raises:
+        RecipeError: it names an attribute that the data does not have.
+    """
+    space = samples.space
+    unknown = [name for name in recipe.model.ordinal if name not in space.names]
+    if unknown:
+        raise RecipeError(
+            f"model.ordinal names `{unknown[0]}`, which is no attribute", f"the data has {', '.join(space.names)}"
+        )
+    train_N = samples.train_labels_N[rows]
+    codes, sizes = space.attribute_codes(), dict(zip(space.names, space.sizes, strict=True))
+    shares = {}
+    for name in recipe.model.ordinal:
+        counts_C = class_counts(codes[name][train_N[train_N >= 0]], sizes[name])
+        shares[name] = (counts_C / counts_C.sum()).tolist()
+    return shares
 
 
 def trained_by(training: Training, fold: int) -> NDArray[np.int64]:

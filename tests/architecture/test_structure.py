@@ -87,9 +87,10 @@ def test_types_and_lazy_names_agree():
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_verb_has_one_name_everywhere(verb):
     """A verb of the command line is a module of steps, a page of the reference and a file of tests."""
-    assert (ROOT / "src" / "finefold" / "steps" / f"{verb}.py").is_file()
+    module = verb.replace("-", "_")
+    assert (ROOT / "src" / "finefold" / "steps" / f"{module}.py").is_file()
     assert (ROOT / "docs" / "reference" / f"{verb}.md").is_file()
-    assert (ROOT / "tests" / "cli" / f"test_{verb}.py").is_file()
+    assert (ROOT / "tests" / "cli" / f"test_{module}.py").is_file()
 
 
 def test_no_file_outgrows_400_lines():

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TextIO
 import typer
 
 import finefold
+from finefold.cli import rates_verbs
 from finefold.cli.recipe_verbs import recipe_app
 from finefold.cli.weights_verbs import weights_app
 from finefold.errors import FinefoldError, FinefoldWarning
@@ -181,7 +182,7 @@ def contact_sheet(
 @app.command(epilog="Example: finefold train data.toml --recipe probe --set model.heads=per_attribute --out runs/first")
 def train(
     data: DataFile,
-    out: Annotated[Path, typer.Option(help="the run's folder; never overwritten")],
+    out: Annotated[Path | None, typer.Option(help="the run's folder; never overwritten")] = None,
     recipe: Annotated[str, typer.Option(help="a preset's name, or a TOML file")] = "probe",
     split: Annotated[
         Path | None, typer.Option(help="a split file; DATA.split.csv by default, made where absent")
@@ -189,12 +190,21 @@ def train(
     override: Annotated[
         list[str] | None, typer.Option("--set", help="key.path=value on top of the recipe; repeat it")
     ] = None,
+    plot_lr: Annotated[
+        Path | None, typer.Option(help="draw the learning rates there and train nothing", metavar="FILE.svg")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train every fold and write a run. It holds weights, out-of-fold ledger, scores and pictures."""
+    if out is None and plot_lr is None:
+        raise typer.BadParameter("Missing option '--out': where to write the run")
     from finefold.recipe.loader import load_recipe
 
     chosen = load_recipe(recipe, override or [])  # before torch: a misspelt key answers at once
+    if plot_lr is not None:
+        rates_verbs.plot(data, split, chosen, out=plot_lr, as_json=as_json)
+        return
+    assert out is not None
     from finefold.cli import show
     from finefold.cli.progress import progress
 
@@ -204,6 +214,11 @@ def train(
             from finefold.steps.train import train as step
         made = step(read_data(data), split, recipe=chosen, out=out, progress=told)
     show.trained(made, as_json=as_json)
+
+
+app.command("lr-find", epilog="Example: finefold lr-find data.toml --recipe quick --phase 2 --out lr.svg")(
+    rates_verbs.lr_find
+)
 
 
 @app.command(epilog="Example: finefold evaluate runs/first --json")

@@ -172,6 +172,7 @@ def trained(run: "Run", *, as_json: bool) -> None:
     engine = run.manifest["engine"]
     say(
         f"run: {run.folder.path}  ({run.manifest['seconds']:.1f} s, {engine['name']} {engine['precision']})",
+        f"pictures in it: {', '.join(run.folder.pictures)}",
         "",
         f"next: finefold evaluate {run.folder.path}     # per class, attribute and fold",
     )

@@ -110,6 +110,12 @@ class RunFolder:
         return self.path / f"{name}.svg"
 
     @property
+    def pictures(self) -> tuple[str, ...]:
+        """Names of the pictures there are, as seen from the folder."""
+        found = (*self.path.glob("*.svg"), *self.path.glob("attributes/*/*.svg"))
+        return tuple(sorted(file.relative_to(self.path).as_posix() for file in found))
+
+    @property
     def is_finished(self) -> bool:
         """Whether everything was written."""
         return self.manifest.is_file()

@@ -9,7 +9,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of tabl
 
 recipe_app = typer.Typer(
     help="List the recipes that come with finefold, or explain every value of one.",
-    epilog="Example: finefold recipe explain quick --data data.toml",
+    epilog="Example: finefold recipe explain quick",
     rich_markup_mode=None,
 )
 

@@ -1,6 +1,6 @@
 """`finefold lr-find`: a learning rate range test of one phase on fold 0, and what rate it suggests."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from finefold.data.samples import SampleTable
 from finefold.data.splits import Split
 from finefold.errors import RecipeError, TrainingError
 from finefold.nn.classifier import Classifier
-from finefold.nn.devices import set_threads, training_device, training_precision
+from finefold.nn.devices import set_threads
 from finefold.nn.features import PrefixCache
 from finefold.nn.heads import FoldHeads, blank_heads
 from finefold.nn.loop import NotFinite, PhaseLoop
@@ -25,7 +25,7 @@ from finefold.steps.reading import Data, without_unreadable
 from finefold.steps.split import check_train_labels
 from finefold.steps.train import fit_heads, folds_of, given_split, head_of_one, prefix_cache
 from finefold.steps.training import Training, phase_loop
-from finefold.steps.tuning import fill_prefixes, plan_phases
+from finefold.steps.tuning import planned, with_prefixes
 
 LOW, HIGH, NUM_STEPS = 1e-6, 1.0, 100
 
@@ -152,26 +152,13 @@ def _training(
     progress: Progress,
 ) -> Training:
     """What the phase goes by, the rows it starts from computed."""
-    device = training_device()
-    plan, shapes = plan_phases(recipe, cache.backbone, head_of_one(heads, samples, recipe), len(samples), progress)
+    nowhere = RunFolder(Path())  # nothing is read from there or written to it
+    training = planned(nowhere, recipe, samples, folds, cache, head_of_one(heads, samples, recipe), progress)
     if recipe.model.heads == "separate":
-        samples = samples.for_attribute(samples.space.names[0])
+        training = replace(training, samples=samples.for_attribute(samples.space.names[0]))
         progress.say(f"each attribute has a model of its own: that of `{samples.space.names[0]}` is tested")
-    tested = type(plan)((plan.phases[number],), plan.layers)
-    hashes = fill_prefixes(recipe, samples, cache.backbone, cache.choice, tested, shapes, progress)
-    return Training(
-        RunFolder(Path()),  # nothing is read from there or written to it
-        recipe,
-        samples,
-        folds,
-        plan,
-        cache.backbone,
-        hashes,
-        shapes,
-        cache.choice,
-        training_precision(recipe.train.precision, device),
-        device,
-    )
+    tested = replace(training.plan, phases=(training.plan.phases[number],))
+    return replace(training, hashes=with_prefixes(replace(training, plan=tested), progress).hashes)
 
 
 def _run(loop: PhaseLoop, recipe: Recipe, number: int, progress: Progress) -> RangeTest:

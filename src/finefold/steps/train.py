@@ -38,7 +38,7 @@ from finefold.steps.reading import Data, without_unreadable
 from finefold.steps.run import Run, open_run
 from finefold.steps.split import check_fits, check_groups, check_train_labels, make
 from finefold.steps.training import ordinal_shares, quick_scores
-from finefold.steps.tuning import plan_lines, plan_phases, tune
+from finefold.steps.tuning import plan_lines, planned, tune
 
 TRAINED_ON_FLOOR = 1.0  # of heads that training goes on from, see `fit_probe`
 
@@ -107,13 +107,12 @@ def train(
         else:
             _tell_probe(fitted.predictions, samples, progress)
             head = head_of_one(fitted.heads[0], samples, chosen)
-            plan, shapes = plan_phases(chosen, cache.backbone, head, len(samples), progress, own)
+            training = planned(folder, chosen, samples, folds, cache, head, progress, own)
+            plan = training.plan
             for line in plan_lines(plan):
                 progress.say(line)
             heads = fitted.heads if chosen.phase[0].is_probe else tuple(blank_heads(one) for one in fitted.heads)
-            predictions = tune(
-                folder, chosen, samples, folds, cache.backbone, cache.choice, heads, plan, shapes, progress, own
-            )
+            predictions = tune(training, heads, progress)
             write_histories(folder, chosen, samples, num_folds=folds.num_folds)
         _write_results(folder, predictions, samples, folds, chosen, features.findings)
         folder.finish(

@@ -44,7 +44,7 @@ class Training:
     Args:
         folder: the run.
         recipe, samples, split, plan, backbone: the run's.
-        hashes: [N] where each sample's rows lie in the prefix cache.
+        hashes: [N] where each sample's rows lie in the prefix cache; empty before they were computed.
         shapes: cut -> shape of a row.
         choice: the engine that computed them.
         precision: of the steps.
@@ -103,12 +103,19 @@ class Training:
         }
         write_json(self.folder.training, told)
 
+    @property
+    def _max_pixels(self) -> int:
+        return round(self.recipe.image.max_megapixels * 1e6)
+
+    def cache(self, cut: str) -> PrefixCache:
+        """The prefix up to a cut, on the engine that was chosen."""
+        return PrefixCache(self.backbone_at(cut), self.choice, self._max_pixels)
+
     def rows(self, cut: str) -> Rows:
         """What a tail from this cut on takes."""
-        max_pixels = round(self.recipe.image.max_megapixels * 1e6)
         if cut == IMAGES:
-            return ImageRows(self.samples.paths, self.backbone.preprocessing, max_pixels)
-        cache = PrefixCache(self.backbone_at(cut), self.choice, max_pixels)
+            return ImageRows(self.samples.paths, self.backbone.preprocessing, self._max_pixels)
+        cache = self.cache(cut)
         return CachedRows({view: cache.open(view) for view in views_needed(self.recipe)}, self.hashes)
 
 

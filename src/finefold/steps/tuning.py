@@ -1,8 +1,8 @@
 """Training beyond the probe: the plan, the prefix of every phase computed once, and all folds side by side."""
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -15,7 +15,6 @@ from finefold.nn.backbones import IMAGES, POOLED, Backbone
 from finefold.nn.classifier import JointLogits
 from finefold.nn.cutting import Chain, CutPoint, find_cuts
 from finefold.nn.devices import training_device, training_precision
-from finefold.nn.engines import Choice
 from finefold.nn.features import DTYPE, PrefixCache
 from finefold.nn.freezing import FreezePlan, make_plan, plan_rows
 from finefold.nn.heads import JOINT, FoldHeads
@@ -91,6 +90,36 @@ def plan_phases(
     return plan, shapes | {cut.name: cut.shape for cut in chain.cuts}
 
 
+def planned(
+    folder: RunFolder,
+    recipe: Recipe,
+    samples: SampleTable,
+    split: Split,
+    cache: PrefixCache,
+    head: JointLogits,
+    progress: Progress,
+    own: Own = NOTHING,
+) -> Training:
+    """What every fold of a run will go by, but for the prefixes, which are not computed yet.
+
+    Args:
+        folder, recipe, samples, split: the run's.
+        cache: of the whole backbone, on the engine that was chosen.
+        head: of one fold; only its parameters' names count.
+        progress: told where a phase has to do without a cached prefix, and why.
+        own: what the user brought from Python.
+
+    Raises:
+        RecipeError: a phase trains nothing, or names what the model lacks.
+    """
+    device = training_device()
+    plan, shapes = plan_phases(recipe, cache.backbone, head, len(samples), progress, own)
+    precision = training_precision(recipe.train.precision, device)
+    return Training(
+        folder, recipe, samples, split, plan, cache.backbone, (), shapes, cache.choice, precision, device, own
+    )
+
+
 def plan_lines(plan: FreezePlan) -> list[str]:
     """The plan as text: for each phase and stage what trains, at which rate and weight decay."""
     lines = []
@@ -127,50 +156,23 @@ def _tell_of_cuts(plan: FreezePlan, wished: FreezePlan, chain: Chain, budget: Bu
             )
 
 
-def tune(
-    folder: RunFolder,
-    recipe: Recipe,
-    samples: SampleTable,
-    split: Split,
-    backbone: Backbone,
-    choice: Choice,
-    heads: Sequence[FoldHeads],
-    plan: FreezePlan,
-    shapes: Mapping[str, tuple[int, ...]],
-    progress: Progress,
-    own: Own = NOTHING,
-) -> Predictions:
+def tune(training: Training, heads: Sequence[FoldHeads], progress: Progress) -> Predictions:
     """Trains every fold as the plan says; the out-of-fold predictions.
 
+    With parts of the user's own, the folds train in this process, one after the other.
+
     Args:
-        folder: has recipe, samples, split and backbone already.
-        recipe, samples, split, backbone, choice: the run's.
+        training: without hashes; its folder has recipe, samples, split and backbone already.
         heads: [F] what each fold starts from.
-        plan, shapes: of `plan_phases`.
         progress: told of the stages, and of every fold's epochs.
-        own: what the user brought from Python; then the folds train in this process, one after the other.
 
     Raises:
         TrainingError: a loss is not finite, or a worker died.
     """
-    device = training_device()
-    hashes = fill_prefixes(recipe, samples, backbone, choice, plan, shapes, progress)
-    training = Training(
-        folder,
-        recipe,
-        samples,
-        split,
-        plan,
-        backbone,
-        hashes,
-        shapes,
-        choice,
-        training_precision(recipe.train.precision, device),
-        device,
-        own,
-    )
+    training = with_prefixes(training, progress)
+    folder, samples, split, own = training.folder, training.samples, training.split, training.own
     training.write()
-    attributes = models_of(recipe, samples)
+    attributes = models_of(training.recipe, samples)
     for fold, head in enumerate(heads):
         for name in attributes:
             home, start = (folder, head) if name is None else (folder.part(name), FoldHeads({JOINT: head.heads[name]}))
@@ -185,9 +187,9 @@ def tune(
     if attributes != (None,):
         what += f" of {len(attributes)} attributes' own models"
     side_by_side = num_workers(len(jobs)) if own.is_empty else 1
-    progress.say(f"training {what}, {side_by_side} at a time, {training.precision} on {device.type}")
+    progress.say(f"training {what}, {side_by_side} at a time, {training.precision} on {training.device.type}")
     with progress.stage("training", steps, "steps") as advance:
-        told = _Told(progress, advance, plan)
+        told = _Told(progress, advance, training.plan)
         if own.is_empty:
             run_jobs("finefold.steps.folds", jobs, told)
         else:
@@ -250,28 +252,20 @@ class _Told:
             self._advance(message["steps"])
 
 
-def fill_prefixes(
-    recipe: Recipe,
-    samples: SampleTable,
-    backbone: Backbone,
-    choice: Choice,
-    plan: FreezePlan,
-    shapes: Mapping[str, tuple[int, ...]],
-    progress: Progress,
-) -> tuple[bytes, ...]:
-    """Computes every phase's prefix once; the hash of each sample's image."""
-    max_pixels = round(recipe.image.max_megapixels * 1e6)
+def with_prefixes(training: Training, progress: Progress) -> Training:
+    """Computes every phase's prefix once; the training with the hash of each sample's image."""
+    recipe, samples = training.recipe, training.samples
     views = views_needed(recipe)
     hashes: tuple[bytes, ...] = ()
-    cuts = dict.fromkeys(phase.cut for phase in plan.phases if not phase.is_probe and phase.cut != IMAGES)
+    cuts = dict.fromkeys(phase.cut for phase in training.plan.phases if not phase.is_probe and phase.cut != IMAGES)
     for cut in cuts:
-        cache = PrefixCache(backbone.until(cut, shapes[cut]), choice, max_pixels)
+        cache = training.cache(cut)
         size = cache.row_bytes * len(samples) * len(views) / GIGABYTE
         told = f"prefix up to {cut}, {len(views)} views, {size:.1f} GB"
         progress.say(f"{told}: computed once for all folds")
         with progress.stage("prefix", len(samples), "images") as advance:
             hashes = cache.fill(samples.ids, samples.paths, views=views, advance=advance).hashes
-    return hashes
+    return replace(training, hashes=hashes)
 
 
 def gather(folder: RunFolder, samples: SampleTable, split: Split) -> Predictions:

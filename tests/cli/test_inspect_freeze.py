@@ -19,11 +19,11 @@ def planned(capsys, *arguments: str) -> dict:
 
 def test_a_table_per_phase(capsys):
     """Every phase has a table of all stages, with its length, its rates, and where what is computed once ends."""
-    assert main(["inspect", SMALL, "--freeze", "quick"]) == 0
+    assert main(["inspect", SMALL, "--freeze", "quick", "--set", TUNED]) == 0
     said = capsys.readouterr()
     assert said.out.startswith(f"freeze plan on {SMALL}\n")
     assert "phase 1: the head, fitted to convergence" in said.out
-    assert "phase 2: last:2 for 12 epochs" in said.out
+    assert "phase 2: last:2 for 3 epochs" in said.out
     assert "computed once: the whole network" in said.out
     assert "MB for 1,000 images and one view" in said.out
     lines = [line.split() for line in said.out.splitlines() if line.strip().startswith("layer")]

@@ -24,14 +24,14 @@ def test_list_names_every_preset(capsys):
     assert [one["name"] for one in found] == preset_names()
     assert all(one["about"] for one in found)
     assert main(["recipe", "list"]) == 0
-    assert "The head first, then the last two stages" in capsys.readouterr().out
+    assert "The head first, then the last three stages" in capsys.readouterr().out
 
 
 def test_every_value_is_printed_with_source_and_reason(capsys):
     """`recipe explain` shows each value, where it came from and why, grouped by table."""
     assert main(["recipe", "explain", "quick", "--set", "train.batch_size=64"]) == 0
     said = capsys.readouterr()
-    assert 'trainable = "last:2"  (preset quick)' in said.out
+    assert 'trainable = "last:3"  (preset quick)' in said.out
     assert "batch_size = 64  (--set)\n      small enough" in said.out
     assert "accumulate = 1  (default)" in said.out
     assert not said.err
@@ -77,12 +77,14 @@ def test_what_does_not_suit_the_data_is_warned_of(tmp_path, capsys):
     """Batches above the rows, scarce classes, and flips of left and right are told, each with the numbers."""
     data = sides(tmp_path, {"left": 20, "right": 60, "lost": 3})
     overrides = ["--set", "split.folds=2", "--set", "train.batch_size=99", "--set", "augment.classes.gone=light"]
+    overrides += ["--set", "augment.classes.l*=light", "--set", "loss.balance=none"]
     _, said = told(capsys, "quick", "--data", data, *overrides)
     assert "warning: train.batch_size = 99 is above the" in said
     assert "class `lost` has 3 samples and the largest 60" in said
     assert "augment.views has hflip, and class `left` says which side: left" in said
     assert "predict.views has hflip, and class `right` says which side: right" in said
     assert "augment.classes names `gone`, which is no class" in said
+    assert "names `l*`" not in said
     _, said = told(capsys, "quick", "--data", data, *overrides[:2], "--set", 'augment.views=["plain"]')
     assert "augment.views" not in said
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -228,7 +229,9 @@ def _about_names(recipe: Recipe, samples: SampleTable) -> list[str]:
     """Names in the recipe that the data does not have."""
     names, classes = samples.space.names, samples.space.class_names
     found = [
-        f"augment.classes names `{name}`, which is no class" for name in recipe.augment.classes if name not in classes
+        f"augment.classes names `{name}`, which is no class"
+        for name in recipe.augment.classes
+        if not any(fnmatchcase(one, name) for one in classes)
     ]
     found += [f"loss.attributes names `{name}`, no attribute" for name in recipe.loss.attributes if name not in names]
     if recipe.model.heads != "joint" and len(names) == 1:

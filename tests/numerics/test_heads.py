@@ -8,8 +8,11 @@ import pytest
 
 import finefold as ff
 from finefold.cli.main import main
-from finefold.data.cachedir import cache_root, list_entries
+from finefold.data.images import content_hash
 from finefold.errors import RecipeError
+from finefold.nn.engines import Choice
+from finefold.nn.features import PrefixCache
+from finefold.nn.weights import read_header
 
 RECIPE = """
 [split]
@@ -72,10 +75,22 @@ def test_heads_of_attributes_multiply(way, runs):
     assert np.allclose(joint_NK, ledger.probs_NK, atol=1e-5)
 
 
-def test_separate_models_share_one_prefix(runs):  # noqa: ARG001, made before the cache is looked at
-    """Three ways and five models on one frozen prefix: it was computed and stored once."""
-    prefixes = [entry for entry in list_entries(cache_root()) if "up to" in entry.about["what"]]
-    assert len({entry.about["what"] for entry in prefixes if "blocks.5" in entry.about["what"]}) == 1
+def test_all_ways_share_one_prefix(runs, data):
+    """All ways, and every model of them, are on one frozen prefix: each image's row was computed and stored once."""
+    stores = {}
+    for run in runs.values():
+        weights = run.fold_weights(0)
+        header = read_header(weights if isinstance(weights, Path) else weights["mask"])
+        engine = Choice(run.manifest["engine"]["name"], run.manifest["engine"]["precision"], "")
+        shared = run.backbone.until(header["cut"], tuple(header["shape"]))
+        store = PrefixCache(shared, engine, 10**8).open()
+        stores[store.folder] = store
+    ((folder, store),) = stores.items()
+    hashes = [content_hash(path.read_bytes()) for path in data.samples.paths]
+    assert store.contains(hashes).all()
+    records = b"".join(path.read_bytes() for path in folder.glob("*.index"))
+    stored = [records[start : start + 16] for start in range(0, len(records), 20)]
+    assert all(stored.count(one) == 1 for one in set(hashes))
 
 
 def test_every_attribute_has_its_own_weights(runs):

@@ -10,6 +10,7 @@ import typer
 
 import finefold
 from finefold.cli import rates_verbs
+from finefold.cli.options import AsJson, DataFile, Overrides, RecipeName, RunDir, SplitFile
 from finefold.cli.recipe_verbs import recipe_app
 from finefold.cli.weights_verbs import weights_app
 from finefold.errors import FinefoldError, FinefoldWarning
@@ -25,9 +26,6 @@ app = typer.Typer(
 )
 
 INTERRUPTED = 130
-DataFile = Annotated[Path, typer.Argument(help="data.toml, as `finefold init` writes it", metavar="DATA.toml")]
-RunDir = Annotated[Path, typer.Argument(help="a folder that `finefold train --out` wrote", metavar="RUN")]
-AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of tables")]
 
 
 def run() -> None:
@@ -156,10 +154,8 @@ def split(
 @app.command("show", epilog="Example: finefold show data.toml --set augment.preset=medium --out sheet.png")
 def contact_sheet(
     data: DataFile,
-    recipe: Annotated[str, typer.Option(help="a preset's name, or a TOML file")] = "probe",
-    override: Annotated[
-        list[str] | None, typer.Option("--set", help="key.path=value on top of the recipe; repeat it")
-    ] = None,
+    recipe: RecipeName = "probe",
+    override: Overrides = None,
     out: Annotated[Path, typer.Option(help="the picture, a PNG; written over")] = Path("sheet.png"),
     rows: Annotated[int, typer.Option(min=1, max=200, help="how many samples; scarce classes come first")] = 12,
     as_json: AsJson = False,
@@ -183,13 +179,9 @@ def contact_sheet(
 def train(
     data: DataFile,
     out: Annotated[Path | None, typer.Option(help="the run's folder; never overwritten")] = None,
-    recipe: Annotated[str, typer.Option(help="a preset's name, or a TOML file")] = "probe",
-    split: Annotated[
-        Path | None, typer.Option(help="a split file; DATA.split.csv by default, made where absent")
-    ] = None,
-    override: Annotated[
-        list[str] | None, typer.Option("--set", help="key.path=value on top of the recipe; repeat it")
-    ] = None,
+    recipe: RecipeName = "probe",
+    split: SplitFile = None,
+    override: Overrides = None,
     plot_lr: Annotated[
         Path | None, typer.Option(help="draw the learning rates there and train nothing", metavar="FILE.svg")
     ] = None,

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from finefold.cli.options import AsJson, DataFile, Overrides, RecipeName, SplitFile
+
 if TYPE_CHECKING:
     from finefold.recipe.schema import Recipe
     from finefold.steps.lr_find import RangeTest
@@ -12,17 +14,13 @@ if TYPE_CHECKING:
 
 
 def lr_find(
-    data: Annotated[Path, typer.Argument(help="data.toml, as `finefold init` writes it", metavar="DATA.toml")],
-    recipe: Annotated[str, typer.Option(help="a preset's name, or a TOML file")] = "quick",
-    split: Annotated[
-        Path | None, typer.Option(help="a split file; DATA.split.csv by default, made where absent")
-    ] = None,
-    override: Annotated[
-        list[str] | None, typer.Option("--set", help="key.path=value on top of the recipe; repeat it")
-    ] = None,
+    data: DataFile,
+    recipe: RecipeName = "quick",
+    split: SplitFile = None,
+    override: Overrides = None,
     phase: Annotated[int | None, typer.Option(help="which, from 1; the first that takes steps by default")] = None,
     out: Annotated[Path, typer.Option(help="the picture, an SVG; written over")] = Path("lr.svg"),
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of tables")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Suggest a learning rate. A hundred steps of fold 0 with growing rates; nothing is kept but the cache."""
     from finefold.recipe.loader import load_recipe

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of tables")]
+from finefold.cli.options import AsJson, Overrides
 
 recipe_app = typer.Typer(
     help="List the recipes that come with finefold, or explain every value of one.",
@@ -29,9 +29,7 @@ def recipe_explain(
     data: Annotated[
         Path | None, typer.Option(help="a data.toml: say what its size means, and what does not suit it")
     ] = None,
-    override: Annotated[
-        list[str] | None, typer.Option("--set", help="key.path=value on top of the recipe; repeat it")
-    ] = None,
+    override: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
     """Print every value of a recipe. Where it came from, and why it is what it is."""

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of tables")]
+from finefold.cli.options import AsJson
 
 weights_app = typer.Typer(
     help="List weights on this machine, or lay weights onto a model. No network without --download.",

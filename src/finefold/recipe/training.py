@@ -170,6 +170,11 @@ class TrainRecipe(Table):
     length: DurationText | None = None  # what a phase's percentage is of
     save_seconds: Annotated[float, Field(ge=0)] = 60.0
 
+    def phase_steps(self, until: str, *, steps_per_epoch: int) -> int:
+        """Optimiser steps of a phase that lasts `until`, a duration: at least one."""
+        whole = None if self.length is None else Duration.parse(self.length).to_steps(steps_per_epoch=steps_per_epoch)
+        return max(1, Duration.parse(until).to_steps(steps_per_epoch=steps_per_epoch, whole=whole))
+
 
 class PredictRecipe(Table):
     """`[predict]`: views whose probabilities are averaged, in validation and for new images alike."""

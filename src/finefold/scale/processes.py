@@ -134,29 +134,15 @@ class _Worker:
         self._listener.join()
 
 
-class Stop:
-    """Whether the parent has let go; asked between steps."""
-
-    def __init__(self) -> None:
-        self._event = threading.Event()
-
-    def __bool__(self) -> bool:
-        return self._event.is_set()
-
-    def set(self) -> None:
-        """Says that the parent has let go."""
-        self._event.set()
-
-
-def serve(work: Callable[[Message, Callable[[Mapping[str, Any]], None], Stop], None]) -> None:
+def serve(work: Callable[[Message, Callable[[Mapping[str, Any]], None], threading.Event], None]) -> None:
     """A worker's whole life: takes jobs from stdin until it ends.
 
     Args:
-        work: does a job, tells about it, and returns early once told to stop.
+        work: does a job, tells about it, and returns early once the event says that the parent has let go.
     """
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever else prints goes to stderr
-    stop, jobs = Stop(), _jobs_from(sys.stdin)
+    stop, jobs = threading.Event(), _Jobs(sys.stdin)
     threading.Thread(target=jobs.listen, args=(stop,), daemon=True).start()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
 
@@ -171,19 +157,19 @@ def serve(work: Callable[[Message, Callable[[Mapping[str, Any]], None], Stop], N
         except FinefoldError as error:
             tell({"kind": "error", "type": type(error).__name__, "message": error.message, "hint": error.hint})
             return
-        if stop:
+        if stop.is_set():
             return
         tell({"kind": "done"})
 
 
-class _jobs_from:  # noqa: N801, reads as a verb
+class _Jobs:
     """Jobs as a stream gives them; when it ends, the stop is set at once, whatever is being worked on."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._jobs: queue.Queue[Message | None] = queue.Queue()
 
-    def listen(self, stop: Stop) -> None:
+    def listen(self, stop: threading.Event) -> None:
         """Reads until the stream ends."""
         for line in self._stream:
             self._jobs.put(json.loads(line))

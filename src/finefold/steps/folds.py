@@ -6,10 +6,12 @@ A fold whose predictions are there is done; one that has a checkpoint goes on fr
 
 import fcntl
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +28,17 @@ from finefold.nn.loaders import EvaluateRole
 from finefold.nn.loop import NotFinite, PhaseLoop, Step, predict_rows
 from finefold.nn.weights import read_header, read_state, write_weights
 from finefold.runs.folder import RunFolder, write_json
-from finefold.scale.processes import Message, Stop, serve
+from finefold.scale.processes import Message, serve
 from finefold.steps.own import NOTHING, Own
-from finefold.steps.training import Training, collapse, ordinal_shares, phase_loop, quick_scores, trained_by
+from finefold.steps.training import (
+    Training,
+    collapse,
+    held_out_by,
+    ordinal_shares,
+    phase_loop,
+    quick_scores,
+    trained_by,
+)
 
 Tell = Callable[[Mapping[str, Any]], None]
 _TUNED, _BEST = "tuned/", "best/"
@@ -41,21 +51,17 @@ class _Fold:
     training: Training
     number: int
     tell: Tell
-    stop: Stop
+    stop: threading.Event
     classifier: Classifier
     best: dict[str, torch.Tensor] = field(default_factory=dict)
     best_score: float = -np.inf
     best_epoch: int = -1
     saved_at: float = field(default_factory=time.monotonic)
 
-    @property
+    @cached_property
     def valid(self) -> NDArray[np.int64]:
         """Numbers of the samples that this fold holds out."""
-        return np.flatnonzero(self._folds_N == self.number)
-
-    @property
-    def _folds_N(self) -> NDArray[np.int64]:
-        return self.training.split.folds_for(self.training.samples.ids)
+        return held_out_by(self.training, self.number)
 
     def run(self) -> bool:
         """All phases, from where the checkpoint says; whether they were finished."""
@@ -63,7 +69,7 @@ class _Fold:
         for number, plan in enumerate(self.training.plan.phases):
             if plan.is_probe or number < phase:
                 continue
-            loop = self._loop(number)
+            loop = phase_loop(self.training, self.classifier, self.number, number)
             if number == phase and step:
                 loop.load(state, step, scores)
             if not self._run_phase(number, loop):
@@ -71,9 +77,6 @@ class _Fold:
             self._save(number + 1, None)
         self._write()
         return True
-
-    def _loop(self, number: int) -> PhaseLoop:
-        return phase_loop(self.training, self.classifier, self.number, number)
 
     def _run_phase(self, number: int, loop: PhaseLoop) -> bool:
         """Runs a phase to its end; False where the parent let go before that."""
@@ -86,9 +89,9 @@ class _Fold:
                 if step.is_epoch_end or step.number == loop.num_steps:
                     self._judge(number, loop, step)
                 is_over = recipe.patience > 0 and step.epoch - self.best_epoch > recipe.patience
-                if self.stop or time.monotonic() - self.saved_at >= recipe.save_seconds:
+                if self.stop.is_set() or time.monotonic() - self.saved_at >= recipe.save_seconds:
                     self._save(number, loop)
-                if self.stop:
+                if self.stop.is_set():
                     return False
                 if is_over and step.is_epoch_end:
                     self.tell(
@@ -239,7 +242,9 @@ def _alone(folder: Path) -> Iterator[None]:
         handle.close()
 
 
-def train_fold(run: RunFolder, number: int, attribute: str | None, tell: Tell, stop: Stop, own: Own = NOTHING) -> bool:
+def train_fold(
+    run: RunFolder, number: int, attribute: str | None, tell: Tell, stop: threading.Event, own: Own = NOTHING
+) -> bool:
     """Trains one fold to its end, or until told to stop; whether it is done.
 
     Args:
@@ -263,7 +268,7 @@ def train_fold(run: RunFolder, number: int, attribute: str | None, tell: Tell, s
         return _Fold(training, number, tell, stop, classifier).run()
 
 
-def do_job(job: Message, tell: Tell, stop: Stop, own: Own = NOTHING) -> None:
+def do_job(job: Message, tell: Tell, stop: threading.Event, own: Own = NOTHING) -> None:
     """Trains the fold that a job names: run, fold, attribute."""
     attribute = job["attribute"]
 

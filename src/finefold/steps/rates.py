@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from finefold.data.samples import SampleTable
 from finefold.data.splits import Split
 from finefold.errors import RecipeError, UsageError
-from finefold.nn.backbones import IMAGES, Backbone
+from finefold.nn.backbones import Backbone
 from finefold.nn.devices import set_threads, training_device
 from finefold.nn.engines import Choice
 from finefold.nn.freezing import FreezePlan, PhasePlan, plan_rows
@@ -24,7 +24,7 @@ from finefold.steps.progress import SILENT, Progress
 from finefold.steps.reading import Data
 from finefold.steps.split import check_train_labels
 from finefold.steps.train import backbone_of, folds_of, given_split, head_of_one
-from finefold.steps.training import Training, phase_steps, train_role, trained_by
+from finefold.steps.training import Training, phase_lengths
 from finefold.steps.tuning import plan_phases
 
 FOLD = 0  # whose training samples count the steps
@@ -171,16 +171,9 @@ def _rows(plan: FreezePlan, number: int) -> list[Any]:
 
 def _factors(training: Training) -> Iterator[tuple[int, PhasePlan, list[float]]]:
     """Each phase that takes steps: its number from 1, its plan, and its schedule's factors."""
-    recipe, trained = training.recipe, trained_by(training, FOLD)
-    for number, phase in enumerate(training.plan.phases, start=1):
-        if phase.is_probe:
-            continue
-        # how many batches there are does not depend on the cut, and from images on no cache is opened
-        role = train_role(training, replace(phase, cut=IMAGES), trained, (recipe.seed, FOLD, number - 1))
-        per_epoch = -(-role.batches_per_epoch // recipe.train.accumulate)
-        num_steps = phase_steps(phase, recipe, per_epoch)
-        schedule = make_schedule(recipe.schedule, num_steps=num_steps, steps_per_epoch=per_epoch)
-        yield number, phase, [schedule.factor(step) for step in range(num_steps)]
+    for number, num_steps, per_epoch in phase_lengths(training, FOLD):
+        schedule = make_schedule(training.recipe.schedule, num_steps=num_steps, steps_per_epoch=per_epoch)
+        yield number + 1, training.plan.phases[number], [schedule.factor(step) for step in range(num_steps)]
 
 
 def _any_heads(recipe: Recipe, samples: SampleTable, backbone: Backbone) -> FoldHeads:

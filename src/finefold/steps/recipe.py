@@ -12,7 +12,6 @@ import numpy as np
 from finefold.data.samples import SampleTable
 from finefold.data.splits import Split, read_split
 from finefold.nn.sampling import epoch_rows
-from finefold.recipe.durations import Duration
 from finefold.recipe.explaining import Value, explain_recipe
 from finefold.recipe.loader import preset_names, preset_text
 from finefold.recipe.schema import Recipe
@@ -162,18 +161,9 @@ def _size(recipe: Recipe, samples: SampleTable, split: Split, told: str) -> Data
         len(rows),
         len(shown_E),
         steps,
-        _phase_steps(recipe, steps),
-    )
-
-
-def _phase_steps(recipe: Recipe, steps_per_epoch: int) -> tuple[int, ...]:
-    length = recipe.train.length
-    whole = None if length is None else Duration.parse(length).to_steps(steps_per_epoch=steps_per_epoch)
-    return tuple(
-        0
-        if phase.is_probe
-        else max(1, Duration.parse(phase.until).to_steps(steps_per_epoch=steps_per_epoch, whole=whole))
-        for phase in recipe.phase
+        tuple(
+            0 if one.is_probe else recipe.train.phase_steps(one.until, steps_per_epoch=steps) for one in recipe.phase
+        ),
     )
 
 

@@ -22,7 +22,8 @@ from finefold.errors import SplitError
 from finefold.nn.backbones import Backbone, find_backbone, own_backbone
 from finefold.nn.classifier import JointLogits
 from finefold.nn.engines import choose_engine
-from finefold.nn.features import PrefixCache
+from finefold.nn.features import Features, PrefixCache
+from finefold.nn.freezing import FreezePlan
 from finefold.nn.heads import JOINT, FoldHeads, LinearHead, blank_heads
 from finefold.nn.probe import fit_probe
 from finefold.recipe.loader import dump_recipe, load_recipe
@@ -115,23 +116,34 @@ def train(
             predictions = tune(training, heads, progress)
             write_histories(folder, chosen, samples, num_folds=folds.num_folds)
         _write_results(folder, predictions, samples, folds, chosen, features.findings)
-        folder.finish(
-            {
-                **provenance(),
-                "seconds": round(time.perf_counter() - start, 2),
-                "hashes": {"recipe": text_hash(recipe_text), "data": samples.hash, "split": folds.hash},
-                **_about_prefix(cache),
-                "features": {"images": len(data.samples), "computed": features.num_computed},
-                "strengths": fitted.strengths,
-                "probe": quick_scores(fitted.predictions.probs_NK, samples.labels_N),
-                **({} if plan is None else {"plan": plan.to_dict(), "cut": plan.cut}),
-                "train_shares": train_shares(samples).tolist(),
-                "class_names": list(samples.space.class_names),
-                "num_folds": folds.num_folds,
-                **({"own": dict(own.about)} if own.about else {}),
-            }
-        )
+        made = _about_run(chosen, samples, folds, cache, features, fitted, plan, own)
+        folder.finish({**provenance(), "seconds": round(time.perf_counter() - start, 2), **made})
     return open_run(folder.path, network=own.network)
+
+
+def _about_run(
+    recipe: Recipe,
+    samples: SampleTable,
+    split: Split,
+    cache: PrefixCache,
+    features: Features,
+    fitted: _Fitted,
+    plan: FreezePlan | None,
+    own: Own,
+) -> dict[str, Any]:
+    """What the manifest keeps of what the run was made of."""
+    return {
+        "hashes": {"recipe": text_hash(dump_recipe(recipe)), "data": samples.hash, "split": split.hash},
+        **_about_prefix(cache),
+        "features": {"images": len(features.is_readable_N), "computed": features.num_computed},
+        "strengths": fitted.strengths,
+        "probe": quick_scores(fitted.predictions.probs_NK, samples.labels_N),
+        **({} if plan is None else {"plan": plan.to_dict(), "cut": plan.cut}),
+        "train_shares": train_shares(samples).tolist(),
+        "class_names": list(samples.space.class_names),
+        "num_folds": split.num_folds,
+        **({"own": dict(own.about)} if own.about else {}),
+    }
 
 
 def _about_prefix(cache: PrefixCache) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What every fold of a run goes by, as its workers read it, and what follows from it for one of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,7 +27,6 @@ from finefold.nn.optim import make_optimiser
 from finefold.nn.sampling import class_counts
 from finefold.nn.schedules import make_schedule
 from finefold.nn.transforms import Augment, make_augment
-from finefold.recipe.durations import Duration
 from finefold.recipe.loader import load_recipe
 from finefold.recipe.schema import Recipe
 from finefold.recipe.training import View
@@ -191,6 +190,11 @@ def trained_by(training: Training, fold: int) -> NDArray[np.int64]:
     return np.flatnonzero((folds_N != fold) & (training.samples.train_labels_N >= 0))
 
 
+def held_out_by(training: Training, fold: int) -> NDArray[np.int64]:
+    """Numbers of the samples that a fold is judged by."""
+    return np.flatnonzero(training.split.folds_for(training.samples.ids) == fold)
+
+
 def phase_loop(training: Training, classifier: Classifier, fold: int, number: int) -> PhaseLoop:
     """The loop of one phase of a fold, before its first step; what the phase leaves alone is frozen.
 
@@ -205,8 +209,7 @@ def phase_loop(training: Training, classifier: Classifier, fold: int, number: in
     tail = Tail(classifier, training.backbone_at(plan.cut)).to(training.device)
     freeze(tail, plan)
     role = train_role(training, plan, trained, (recipe.seed, fold, number))
-    per_epoch = -(-role.batches_per_epoch // recipe.train.accumulate)
-    num_steps = phase_steps(plan, recipe, per_epoch)
+    num_steps, per_epoch = length_of(role, plan)
     return PhaseLoop(
         tail,
         plan,
@@ -225,12 +228,21 @@ def phase_loop(training: Training, classifier: Classifier, fold: int, number: in
     )
 
 
-def phase_steps(plan: PhasePlan, recipe: Recipe, steps_per_epoch: int) -> int:
-    """Optimiser steps of a phase, at least one."""
-    whole = None
-    if recipe.train.length is not None:
-        whole = Duration.parse(recipe.train.length).to_steps(steps_per_epoch=steps_per_epoch)
-    return max(1, Duration.parse(plan.until).to_steps(steps_per_epoch=steps_per_epoch, whole=whole))
+def length_of(role: TrainRole, plan: PhasePlan) -> tuple[int, int]:
+    """Optimiser steps of a phase, at least one, and of an epoch."""
+    recipe = role.recipe.train
+    per_epoch = -(-role.batches_per_epoch // recipe.accumulate)
+    return recipe.phase_steps(plan.until, steps_per_epoch=per_epoch), per_epoch
+
+
+def phase_lengths(training: Training, fold: int) -> Iterator[tuple[int, int, int]]:
+    """Number (from 0), optimiser steps, and steps of an epoch of each phase that takes steps."""
+    trained = trained_by(training, fold)
+    for number, plan in enumerate(training.plan.phases):
+        if not plan.is_probe:
+            # how many batches there are does not depend on the cut, and from images on no cache is opened
+            role = train_role(training, replace(plan, cut=IMAGES), trained, (training.recipe.seed, fold, number))
+            yield number, *length_of(role, plan)
 
 
 def quick_scores(probs_NK: NDArray[np.float64], labels_N: NDArray[np.int64]) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """Training beyond the probe: the plan, the prefix of every phase computed once, and all folds side by side."""
 
 import shutil
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -20,11 +21,11 @@ from finefold.nn.freezing import FreezePlan, make_plan, plan_rows
 from finefold.nn.heads import JOINT, FoldHeads
 from finefold.recipe.schema import Recipe
 from finefold.runs.folder import RunFolder
-from finefold.scale.processes import Message, Stop, num_workers, run_jobs
+from finefold.scale.processes import Message, num_workers, run_jobs
 from finefold.steps.folds import do_job
 from finefold.steps.own import NOTHING, Own
 from finefold.steps.progress import Progress
-from finefold.steps.training import Training, phase_steps, train_role, trained_by, views_needed
+from finefold.steps.training import Training, phase_lengths, views_needed
 
 GIGABYTE = 1e9
 SHARE_OF_DISK = 0.25
@@ -75,8 +76,7 @@ def plan_phases(
     network = backbone.build_network()
     chain = find_cuts(network, example=backbone.example())
     budget = Budget.of(recipe, num_samples)
-    is_fresh = recipe.augment.preset != "none" or bool(recipe.augment.classes)
-    is_fresh |= own.augment is not None
+    is_fresh = recipe.augment.preset != "none" or bool(recipe.augment.classes) or own.augment is not None
 
     def fits(cut: CutPoint) -> bool:
         return not is_fresh and budget.needed(cut.shape) <= budget.num_bytes
@@ -177,7 +177,8 @@ def tune(training: Training, heads: Sequence[FoldHeads], progress: Progress) -> 
         for name in attributes:
             home, start = (folder, head) if name is None else (folder.part(name), FoldHeads({JOINT: head.heads[name]}))
             start.write(home.start_weights(fold), {"kind": "heads"})
-    steps = sum(_steps_of(training, fold) for fold in range(split.num_folds)) * len(attributes)
+    of_one = sum(num_steps for fold in range(split.num_folds) for _, num_steps, _ in phase_lengths(training, fold))
+    steps = of_one * len(attributes)
     jobs: list[Message] = [
         {"run": str(folder.path.resolve()), "fold": fold, "attribute": name}
         for name in attributes
@@ -194,7 +195,7 @@ def tune(training: Training, heads: Sequence[FoldHeads], progress: Progress) -> 
             run_jobs("finefold.steps.folds", jobs, told)
         else:
             for job in jobs:
-                do_job(job, lambda message: told(dict(message)), Stop(), own)
+                do_job(job, lambda message: told(dict(message)), threading.Event(), own)
     if attributes == (None,):
         return gather(folder, samples, split)
     return _gather_parts(folder, samples, split)
@@ -214,17 +215,6 @@ def _gather_parts(folder: RunFolder, samples: SampleTable, split: Split) -> Pred
     for fold in range(split.num_folds):
         write_parquet(frame.filter(pl.Series(folds_N == fold)), folder.fold_valid(fold))
     return joint
-
-
-def _steps_of(training: Training, fold: int) -> int:
-    """Optimiser steps of a fold."""
-    trained = trained_by(training, fold)
-    total = 0
-    for phase in training.plan.phases:
-        if not phase.is_probe:
-            role = train_role(training, phase, trained, (0, 0, 0))
-            total += phase_steps(phase, training.recipe, -(-role.batches_per_epoch // training.recipe.train.accumulate))
-    return total
 
 
 class _Told:

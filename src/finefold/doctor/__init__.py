@@ -1,1 +1,1 @@
-"""Is this pipeline telling the truth? Do labels belong to their images, is anything learned, do training and test agree."""
+"""Is this pipeline telling the truth? Labels against images, what is learned, training against test."""

@@ -174,3 +174,22 @@ def test_a_finished_tuned_run_is_not_overwritten(tuned, capsys):
     assert main(["train", str(tuned.folder / "data.toml"), *arguments]) == 1
     assert "holds a finished run" in capsys.readouterr().err
     assert (tuned.run / "manifest.json").read_bytes() == before
+
+
+def test_auto_measures_and_says_why(shapes, tmp_path):
+    """`--recipe auto` tries a stage on one fold, gives its reasons in three lines, and keeps recipe and numbers."""
+    init(shapes, out=tmp_path / "data.toml")
+    told = run_finefold(
+        "train", "data.toml", "--recipe", "auto", "--set", "split.folds=2", "--out", "run", cwd=tmp_path
+    )
+    assert "choosing what trains: last:1 for 4 epochs on fold 0" in told.stderr
+    assert "training one fold" in told.stderr
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    lines = manifest["chosen"]["lines"]
+    assert len(lines) == 3
+    assert all(line in told.stderr for line in lines)
+    assert manifest["chosen"]["gain"]["n"] == 24
+    recipe = (tmp_path / "run" / "recipe.toml").read_text()
+    assert "choose = false" in recipe
+    assert ("last:3" in recipe) == ("it pays" in lines[2])
+    assert not (tmp_path / "run" / "work").exists()

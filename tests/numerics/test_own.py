@@ -1,5 +1,7 @@
 """A network, a loss, an augmentation of one's own: folds, ledger, resume and prediction as with built-in ones."""
 
+import resource
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import finefold as ff
-from finefold.errors import TrainingError, UsageError, WeightsError
+from finefold.errors import FinefoldError, TrainingError, UsageError, WeightsError
 
 RECIPE = """
 [split]
@@ -132,3 +134,49 @@ def test_a_network_needs_its_preprocessing(network):
         ff.Own(network=network)
     with pytest.raises(UsageError, match="needs its preprocessing"):
         ff.Own(preprocessing=ff.Preprocessing(SIZE_PX, SIZE_PX))
+
+
+class FillsTheDisk:
+    """Cross-entropy that, at its third call, leaves no room for what comes next.
+
+    Args:
+        fill: what it does then.
+    """
+
+    def __init__(self, fill) -> None:
+        self.calls, self.fill = 0, fill
+
+    def __call__(self, logits_BC: Tensor, targets_BC: Tensor) -> Tensor:
+        self.calls += 1
+        if self.calls == 3:
+            self.fill()
+        return F.cross_entropy(logits_BC, targets_BC)
+
+
+@pytest.mark.parametrize("what", ["log.jsonl", "checkpoint.safetensors"])
+def test_a_full_disk_is_a_clear_error_and_the_run_goes_on(data, network, tmp_path, what):
+    """A log or checkpoint that cannot be written ends the run in plain words; with room, it ends as if undisturbed."""
+    preprocessing = ff.Preprocessing(SIZE_PX, SIZE_PX)
+    whole = train(data, tmp_path, ff.Own(network=network, preprocessing=preprocessing, loss=FillsTheDisk(int)))
+    log = tmp_path / "full" / "fold-0" / "log.jsonl"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill() -> None:
+        if what == log.name:
+            log.rename(log.with_name("kept"))
+            log.symlink_to("/dev/full")
+        else:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, before[1]))
+
+    try:
+        with pytest.raises(FinefoldError, match=f"cannot write .*{what}") as told:
+            train(data, tmp_path, ff.Own(network, preprocessing, FillsTheDisk(fill)), name="full")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "free some space" in str(told.value.hint)
+    if what == log.name:
+        log.with_name("kept").replace(log)
+    assert not (tmp_path / "full" / "manifest.json").exists()
+    assert not [file for file in (tmp_path / "full" / "fold-0").iterdir() if file.name.startswith(".checkpoint")]
+    gone_on = train(data, tmp_path, ff.Own(network, preprocessing, FillsTheDisk(int)), name="full")
+    assert np.array_equal(gone_on.ledger.predictions.probs_NK, whole.ledger.predictions.probs_NK)

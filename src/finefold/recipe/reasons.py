@@ -2,6 +2,7 @@
 
 REASONS: dict[str, str] = {
     "seed": "decides the split where it is made here, the order of rows, views and mixing, and the bootstrap",
+    "choose": "what trains is told, not measured; true tries a stage on one fold, and changes the phases to what pays",
     "split.folds": "each model trains on 4/5 of the samples; used where no split file is given",
     "image.size_px": "the backbone's own where unset: what its weights were trained at",
     "image.crop_fraction": "the backbone's own where unset; 1 keeps the edges of the image",

@@ -74,6 +74,7 @@ class Recipe(Table):
     """A whole recipe."""
 
     seed: int = Field(default=0, ge=0)
+    choose: bool = False
     split: SplitRecipe = SplitRecipe()
     image: ImageRecipe = ImageRecipe()
     model: ModelRecipe = ModelRecipe()

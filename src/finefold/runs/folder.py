@@ -97,6 +97,11 @@ class RunFolder:
         return self.path / "work"
 
     @property
+    def trial(self) -> "RunFolder":
+        """Where a recipe that leaves open what trains tries it out."""
+        return RunFolder(self.work / "trial")
+
+    @property
     def training(self) -> Path:
         """The freeze plan, and what else every fold goes by."""
         return self.work / "training.json"
@@ -218,6 +223,19 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def append_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Adds a JSON line to a file.
+
+    Raises:
+        RunError: the place refuses, or the disk is full.
+    """
+    try:
+        with path.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(values) + "\n")
+    except OSError as reason:
+        raise _cannot_write(path, reason) from reason
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a whole text file or nothing.
 
@@ -232,6 +250,8 @@ def write_text(path: Path, text: str) -> None:
     except OSError as reason:
         with suppress(OSError):
             unfinished.unlink(missing_ok=True)
-        raise RunError(
-            f"cannot write {path}: {reason.strerror}", "free some space, or choose another place"
-        ) from reason
+        raise _cannot_write(path, reason) from reason
+
+
+def _cannot_write(path: Path, reason: OSError) -> RunError:
+    return RunError(f"cannot write {path}: {reason.strerror}", "free some space, or choose another place")

@@ -27,7 +27,7 @@ from finefold.nn.heads import FoldHeads
 from finefold.nn.loaders import EvaluateRole
 from finefold.nn.loop import NotFinite, PhaseLoop, Step, predict_rows
 from finefold.nn.weights import read_header, read_state, write_weights
-from finefold.runs.folder import RunFolder, write_json
+from finefold.runs.folder import RunFolder, append_json, write_json, write_text
 from finefold.scale.processes import Message, serve
 from finefold.steps.own import NOTHING, Own
 from finefold.steps.training import (
@@ -165,9 +165,7 @@ class _Fold:
         return (state, *told) if told else ({}, -np.inf, -1)
 
     def _note(self, line: Mapping[str, Any]) -> None:
-        file = self.training.folder.fold_log(self.number)
-        with file.open("a", encoding="utf-8") as log:
-            log.write(json.dumps(line) + "\n")
+        append_json(self.training.folder.fold_log(self.number), line)
 
     def _cut_log(self, phase: int, step: int) -> None:
         """Drops what was logged after the checkpoint: it will be done, and logged, again."""
@@ -177,7 +175,7 @@ class _Fold:
         kept = [
             text for text in file.read_text(encoding="utf-8").splitlines(keepends=True) if _is_before(text, phase, step)
         ]
-        file.write_text("".join(kept), encoding="utf-8")
+        write_text(file, "".join(kept))
 
     def _trouble(self, number: int, loop: PhaseLoop, trouble: NotFinite) -> TrainingError:
         file = self.training.folder.fold_trouble(self.number)

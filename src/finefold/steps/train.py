@@ -31,6 +31,7 @@ from finefold.recipe.schema import Recipe
 from finefold.report.pictures import draw_class_bars, draw_confusion
 from finefold.runs.folder import RunFolder, write_json, write_text
 from finefold.runs.provenance import provenance, text_hash
+from finefold.steps.choosing import Chosen, choose
 from finefold.steps.evaluate import score
 from finefold.steps.history import write_histories
 from finefold.steps.own import NOTHING, Own
@@ -38,7 +39,7 @@ from finefold.steps.progress import SILENT, Progress
 from finefold.steps.reading import Data, without_unreadable
 from finefold.steps.run import Run, open_run
 from finefold.steps.split import check_fits, check_groups, check_train_labels, make
-from finefold.steps.training import ordinal_shares, quick_scores
+from finefold.steps.training import Training, ordinal_shares, quick_scores
 from finefold.steps.tuning import plan_lines, planned, tune
 
 TRAINED_ON_FLOOR = 1.0  # of heads that training goes on from, see `fit_probe`
@@ -82,9 +83,8 @@ def train(
     chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
     folder = RunFolder(Path(out))
     given = given_split(data, split, chosen, progress)
-    recipe_text = dump_recipe(chosen)
     fingerprint = {
-        "recipe": text_hash(recipe_text),
+        "recipe": text_hash(dump_recipe(chosen)),
         "data": data.samples.hash,
         "split": given.hash if given else f"made with seed {chosen.seed}",
         **{f"own {what}": text_hash(name) for what, name in own.about.items()},
@@ -100,8 +100,18 @@ def train(
         check_train_labels(folds, samples)
         if num_dropped := int((samples.train_labels_N < 0).sum()):
             progress.say(f"train_drop keeps {num_dropped} of {len(samples)} samples out of training")
-        fitted = fit_heads(features.rows_ND[features.is_readable_N], samples, folds, chosen, progress)
-        _write_inputs(folder, data, samples, folds, recipe_text, cache.backbone)
+        rows_ND = features.rows_ND[features.is_readable_N]
+        fitted = fit_heads(rows_ND, samples, folds, chosen, progress)
+        choice = None
+        if chosen.choose:
+            _tell_probe(fitted.predictions, samples, progress)
+            choice = _choose(folder, data, chosen, fitted, samples, folds, cache, progress, own)
+            for line in choice.lines:
+                progress.say(line)
+            chosen = choice.recipe
+            if chosen.is_probe_only:
+                fitted = fit_heads(rows_ND, samples, folds, chosen, progress)
+        _write_inputs(folder, data, samples, folds, chosen, cache.backbone)
         if chosen.is_probe_only:
             _write_folds(folder, fitted, samples, folds, cache.backbone)
             predictions, plan = fitted.predictions, None
@@ -117,8 +127,30 @@ def train(
             write_histories(folder, chosen, samples, num_folds=folds.num_folds)
         _write_results(folder, predictions, samples, folds, chosen, features.findings)
         made = _about_run(chosen, samples, folds, cache, features, fitted, plan, own)
-        folder.finish({**provenance(), "seconds": round(time.perf_counter() - start, 2), **made})
+        measured = {} if choice is None else {"chosen": choice.to_dict()}
+        folder.finish({**provenance(), "seconds": round(time.perf_counter() - start, 2), **made, **measured})
     return open_run(folder.path, network=own.network)
+
+
+def _choose(
+    folder: RunFolder,
+    data: Data,
+    recipe: Recipe,
+    fitted: _Fitted,
+    samples: SampleTable,
+    split: Split,
+    cache: PrefixCache,
+    progress: Progress,
+    own: Own,
+) -> Chosen:
+    """Measures what the recipe leaves open, in a trial run inside the run's working folder."""
+
+    def plan(tried: Recipe) -> Training:
+        _write_inputs(folder.trial, data, samples, split, tried, cache.backbone)
+        head = head_of_one(fitted.heads[0], samples, tried)
+        return planned(folder.trial, tried, samples, split, cache, head, progress, own)
+
+    return choose(recipe, fitted.predictions, fitted.heads, samples, plan, progress)
 
 
 def _about_run(
@@ -264,9 +296,9 @@ def train_shares(samples: SampleTable) -> NDArray[np.float64]:
 
 
 def _write_inputs(
-    folder: RunFolder, data: Data, samples: SampleTable, split: Split, recipe_text: str, backbone: Backbone
+    folder: RunFolder, data: Data, samples: SampleTable, split: Split, recipe: Recipe, backbone: Backbone
 ) -> None:
-    write_text(folder.recipe, recipe_text)
+    write_text(folder.recipe, dump_recipe(recipe))
     write_text(folder.data, tomli_w.dumps(_absolute(data).model_dump(mode="json", by_alias=True, exclude_none=True)))
     write_parquet(samples.frame, folder.samples)
     write_split(split, folder.split)

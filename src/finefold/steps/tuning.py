@@ -156,8 +156,10 @@ def _tell_of_cuts(plan: FreezePlan, wished: FreezePlan, chain: Chain, budget: Bu
             )
 
 
-def tune(training: Training, heads: Sequence[FoldHeads], progress: Progress) -> Predictions:
-    """Trains every fold as the plan says; the out-of-fold predictions.
+def tune(
+    training: Training, heads: Sequence[FoldHeads], progress: Progress, *, folds: Sequence[int] | None = None
+) -> Predictions:
+    """Trains every fold as the plan says, or some; the out-of-fold predictions.
 
     With parts of the user's own, the folds train in this process, one after the other.
 
@@ -165,26 +167,26 @@ def tune(training: Training, heads: Sequence[FoldHeads], progress: Progress) -> 
         training: without hashes; its folder has recipe, samples, split and backbone already.
         heads: [F] what each fold starts from.
         progress: told of the stages, and of every fold's epochs.
+        folds: numbers of those that are trained; all where None.
 
     Raises:
         TrainingError: a loss is not finite, or a worker died.
     """
     training = with_prefixes(training, progress)
     folder, samples, split, own = training.folder, training.samples, training.split, training.own
+    wanted = tuple(range(split.num_folds)) if folds is None else tuple(folds)
     training.write()
     attributes = models_of(training.recipe, samples)
     for fold, head in enumerate(heads):
         for name in attributes:
             home, start = (folder, head) if name is None else (folder.part(name), FoldHeads({JOINT: head.heads[name]}))
             start.write(home.start_weights(fold), {"kind": "heads"})
-    of_one = sum(num_steps for fold in range(split.num_folds) for _, num_steps, _ in phase_lengths(training, fold))
+    of_one = sum(num_steps for fold in wanted for _, num_steps, _ in phase_lengths(training, fold))
     steps = of_one * len(attributes)
     jobs: list[Message] = [
-        {"run": str(folder.path.resolve()), "fold": fold, "attribute": name}
-        for name in attributes
-        for fold in range(split.num_folds)
+        {"run": str(folder.path.resolve()), "fold": fold, "attribute": name} for name in attributes for fold in wanted
     ]
-    what = f"{split.num_folds} folds"
+    what = f"{len(wanted)} folds" if len(wanted) > 1 else "one fold"
     if attributes != (None,):
         what += f" of {len(attributes)} attributes' own models"
     side_by_side = num_workers(len(jobs)) if own.is_empty else 1
@@ -197,8 +199,8 @@ def tune(training: Training, heads: Sequence[FoldHeads], progress: Progress) -> 
             for job in jobs:
                 do_job(job, lambda message: told(dict(message)), threading.Event(), own)
     if attributes == (None,):
-        return gather(folder, samples, split)
-    return _gather_parts(folder, samples, split)
+        return gather(folder, samples, wanted)
+    return _gather_parts(folder, samples, split, wanted)
 
 
 def models_of(recipe: Recipe, samples: SampleTable) -> tuple[str | None, ...]:
@@ -206,13 +208,14 @@ def models_of(recipe: Recipe, samples: SampleTable) -> tuple[str | None, ...]:
     return samples.space.names if recipe.model.heads == "separate" else (None,)
 
 
-def _gather_parts(folder: RunFolder, samples: SampleTable, split: Split) -> Predictions:
+def _gather_parts(folder: RunFolder, samples: SampleTable, split: Split, folds: Sequence[int]) -> Predictions:
     """The joint predictions of every attribute's own models, and each fold's part of them in its folder."""
     names = samples.space.names
-    probs = [gather(folder.part(name), samples.for_attribute(name), split).probs_NK for name in names]
-    joint = Predictions(tuple(samples.ids), samples.space.joint_probs(probs), samples.space.class_names)
-    frame, folds_N = joint.to_frame(), split.folds_for(samples.ids)
-    for fold in range(split.num_folds):
+    parts = [gather(folder.part(name), samples.for_attribute(name), folds) for name in names]
+    probs = [part.probs_NK for part in parts]
+    joint = Predictions(parts[0].ids, samples.space.joint_probs(probs), samples.space.class_names)
+    frame, folds_N = joint.to_frame(), split.folds_for(list(joint.ids))
+    for fold in folds:
         write_parquet(frame.filter(pl.Series(folds_N == fold)), folder.fold_valid(fold))
     return joint
 
@@ -258,10 +261,9 @@ def with_prefixes(training: Training, progress: Progress) -> Training:
     return replace(training, hashes=hashes)
 
 
-def gather(folder: RunFolder, samples: SampleTable, split: Split) -> Predictions:
-    """The folds' predictions of what they held out, in the order of the samples."""
-    frames = [pl.read_parquet(folder.fold_valid(fold)) for fold in range(split.num_folds)]
-    table = pl.concat(frames)
-    names = samples.space.class_names
+def gather(folder: RunFolder, samples: SampleTable, folds: Sequence[int]) -> Predictions:
+    """Some folds' predictions of what they held out, in the order of the samples."""
+    table = pl.concat([pl.read_parquet(folder.fold_valid(fold)) for fold in folds])
+    names, held_out = samples.space.class_names, set(table["id"])
     predictions = Predictions(tuple(table["id"].to_list()), table.select(names).to_numpy(), names)
-    return predictions.rows_for(samples.ids)
+    return predictions.rows_for([name for name in samples.ids if name in held_out])

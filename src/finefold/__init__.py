@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from finefold.nn.transplant import Match, match_weights
     from finefold.recipe.loader import load_recipe
     from finefold.recipe.schema import Recipe
+    from finefold.steps.compare import Comparison, compare
     from finefold.steps.evaluate import evaluate
     from finefold.steps.init import init
     from finefold.steps.own import Own
@@ -39,6 +40,7 @@ _HOME = {
     "Answers": "steps.predict",
     "Attribute": "data.labels",
     "Bands": "data.labels",
+    "Comparison": "steps.compare",
     "Cut": "nn.cutting",
     "Data": "steps.reading",
     "Finding": "data.findings",
@@ -57,6 +59,7 @@ _HOME = {
     "Split": "data.splits",
     "apply_settings": "nn.settings",
     "build_model": "nn.catalogue",
+    "compare": "steps.compare",
     "cut": "nn.cutting",
     "draw_portraits": "data.synthetic",
     "evaluate": "steps.evaluate",
@@ -79,6 +82,7 @@ __all__ = [
     "Answers",
     "Attribute",
     "Bands",
+    "Comparison",
     "Cut",
     "Data",
     "Finding",
@@ -97,6 +101,7 @@ __all__ = [
     "Split",
     "apply_settings",
     "build_model",
+    "compare",
     "cut",
     "draw_portraits",
     "evaluate",

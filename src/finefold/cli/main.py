@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TextIO
 import typer
 
 import finefold
-from finefold.cli import rates_verbs
+from finefold.cli import decide_verbs, rates_verbs
 from finefold.cli.options import AsJson, DataFile, Overrides, RecipeName, RunDir, SplitFile
 from finefold.cli.recipe_verbs import recipe_app
 from finefold.cli.weights_verbs import weights_app
@@ -222,6 +222,9 @@ def evaluate(run: RunDir, as_json: AsJson = False) -> None:
 
     opened = open_run(run)
     show.scores(opened, step(opened), as_json=as_json)
+
+
+app.command(epilog="Example: finefold compare runs/first runs/second --by accuracy")(decide_verbs.compare)
 
 
 @app.command(epilog="Example: finefold predict runs/first --out submission.csv")

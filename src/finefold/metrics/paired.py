@@ -1,0 +1,149 @@
+"""Is one set of predictions better than another of the same samples? Differences over the same resamples.
+
+Two scores of the same samples vary together: what is hard for one model is hard for the other. So not the scores'
+intervals are compared, but the difference is taken in every resample of groups.
+
+Shapes: N samples, K classes, R resamples.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from finefold.metrics.classification import FloatArray, IntArray, log_loss_N, scores_from_counts
+from finefold.metrics.intervals import RESAMPLES, bootstrap_sums, group_codes, group_sums
+
+SCORES = ("macro_f1", "accuracy", "balanced_accuracy", "log_loss")
+LOWER_IS_BETTER = frozenset({"log_loss"})
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much better the second is than the first: above 0 is better, whatever the score.
+
+    Args:
+        value: on all samples.
+        low, high: 95 % interval over resamples of groups.
+        better: share of the resamples in which the second is better; ties count half.
+    """
+
+    value: float
+    low: float
+    high: float
+    better: float
+
+    @property
+    def p_value(self) -> float:
+        """Two-sided: how often resamples would show the other sign, or none."""
+        return min(1.0, 2 * min(self.better, 1 - self.better))
+
+    def to_dict(self) -> dict[str, float]:
+        """Plain values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """Scores of one set of predictions, on all samples and on every resample.
+
+    Args:
+        values: score -> its value. Scores are `macro_f1` and so on, `class NAME` (F1), `attribute NAME`
+            (accuracy) and `attribute NAME macro_f1`; NaN for a class without samples.
+        drawn: score -> [R] the same on every resample.
+    """
+
+    values: Mapping[str, float]
+    drawn: Mapping[str, FloatArray]
+
+    def less(self, other: "Drawn", score: str) -> Difference | None:
+        """How much better this is than another of the same samples and seed; None where neither can be scored."""
+        sign = -1.0 if score in LOWER_IS_BETTER else 1.0
+        value = sign * (self.values[score] - other.values[score])
+        drawn_R = sign * (self.drawn[score] - other.drawn[score])
+        known_R = drawn_R[np.isfinite(drawn_R)]
+        if not np.isfinite(value) or not len(known_R):
+            return None
+        low, high = np.quantile(known_R, (0.025, 0.975))
+        better = float(((known_R > 0) + 0.5 * (known_R == 0)).mean())
+        return Difference(float(value), float(min(low, value)), float(max(high, value)), better)
+
+
+def draw(
+    probs_NK: NDArray[Any],
+    labels_N: NDArray[Any],
+    groups_N: NDArray[Any],
+    class_names: Sequence[str],
+    attributes: Mapping[str, tuple[Sequence[str], NDArray[Any]]],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Drawn:
+    """Scores on all samples and on resamples of groups; the same groups and seed draw the same resamples.
+
+    Args:
+        probs_NK: rows sum to 1.
+        labels_N: true class codes.
+        groups_N: of each sample.
+        class_names: [K].
+        attributes: `LabelSpace.attribute_table()`.
+        resamples: R.
+        seed: of the draws.
+    """
+    groups, num_groups = group_codes(groups_N)
+    values: dict[str, float] = {}
+    drawn: dict[str, FloatArray] = {}
+
+    def add(names: tuple[str, str, str], codes_N: IntArray, found_N: IntArray, num_classes: int) -> Any:
+        columns = _counts(codes_N, found_N, num_classes)
+        sums_RC = bootstrap_sums(group_sums(columns, groups, num_groups), resamples=resamples, seed=seed)
+        everything = scores_from_counts(*np.asarray(columns.sum(axis=0)).reshape(3, num_classes))
+        resampled = scores_from_counts(*sums_RC.reshape(resamples, 3, num_classes).swapaxes(0, 1))
+        for name, key in zip(names, ("macro_f1", "accuracy", "balanced_accuracy"), strict=True):
+            values[name], drawn[name] = float(getattr(everything, key)), getattr(resampled, key)
+        return everything.f1, resampled.f1
+
+    f1_K, f1_RK = add(
+        ("macro_f1", "accuracy", "balanced_accuracy"), labels_N, probs_NK.argmax(axis=1), len(class_names)
+    )
+    for code, name in enumerate(class_names):
+        values[f"class {name}"], drawn[f"class {name}"] = float(f1_K[code]), f1_RK[:, code]
+    losses_N = log_loss_N(probs_NK, labels_N)
+    sums_RC = bootstrap_sums(
+        group_sums(sparse.csr_array(np.stack([losses_N, np.ones(len(losses_N))], axis=1)), groups, num_groups),
+        resamples=resamples,
+        seed=seed,
+    )
+    values["log_loss"], drawn["log_loss"] = float(losses_N.mean()), sums_RC[:, 0] / sums_RC[:, 1]
+    for name, (classes, codes_K) in attributes.items():
+        found_N = (probs_NK @ np.eye(len(classes))[codes_K]).argmax(axis=1)
+        keys = (f"attribute {name} macro_f1", f"attribute {name}", f"attribute {name} balanced_accuracy")
+        add(keys, np.asarray(codes_K)[labels_N], found_N, len(classes))
+    return Drawn(values, drawn)
+
+
+def _counts(codes_N: IntArray, found_N: IntArray, num_classes: int) -> Any:
+    """[N, 3K] sparse: one-hot of the class where it was hit, of the true class, of the predicted class."""
+    rows_N = np.arange(len(codes_N))
+    hits = codes_N == found_N
+    rows = np.concatenate([rows_N[hits], rows_N, rows_N])
+    columns = np.concatenate([codes_N[hits], num_classes + codes_N, 2 * num_classes + found_N])
+    return sparse.csr_array((np.ones(len(rows)), (rows, columns)), shape=(len(codes_N), 3 * num_classes))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values corrected for how many there are; each at least as large as it was.
+
+    References:
+        Holm, A simple sequentially rejective multiple test procedure, Scand. J. Statistics 6, 1979.
+    """
+    order = np.argsort(p_values, kind="stable")
+    corrected = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, place in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        corrected[place] = largest
+    return corrected

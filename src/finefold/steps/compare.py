@@ -1,0 +1,223 @@
+"""`finefold compare`: is one run really better than another? Paired over groups, on the same split.
+
+Shapes: N samples, K classes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from finefold.data.predictions import Ledger
+from finefold.errors import RunError, UsageError
+from finefold.metrics.paired import LOWER_IS_BETTER, SCORES, Difference, Drawn, draw, holm
+from finefold.steps.run import Run, open_run
+
+By = Literal["macro_f1", "accuracy", "balanced_accuracy", "log_loss"]
+SURE = 0.05  # a corrected p-value below it tells two runs apart
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two runs beside each other; differences are of the second less the first, above 0 is better.
+
+    Args:
+        first, second: names of the runs.
+        scores: score -> difference.
+        attributes: attribute -> difference of its accuracy.
+        classes: class -> difference of its F1; None where it has no sample.
+        only_first, only_second: ids of the samples that only this run has right.
+        p_value: of the score that runs are ranked by, corrected for the number of pairs.
+    """
+
+    first: str
+    second: str
+    scores: dict[str, Difference | None]
+    attributes: dict[str, Difference | None]
+    classes: dict[str, Difference | None]
+    only_first: tuple[str, ...]
+    only_second: tuple[str, ...]
+    p_value: float
+
+    @property
+    def is_told_apart(self) -> bool:
+        """Whether the difference is more than chance."""
+        return self.p_value < SURE
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+
+        def plain(found: dict[str, Difference | None]) -> dict[str, Any]:
+            return {name: None if one is None else one.to_dict() for name, one in found.items()}
+
+        return {
+            "first": self.first,
+            "second": self.second,
+            "p_value": self.p_value,
+            "is_told_apart": self.is_told_apart,
+            "scores": plain(self.scores),
+            "attributes": plain(self.attributes),
+            "classes": plain(self.classes),
+            "only_first": list(self.only_first),
+            "only_second": list(self.only_second),
+        }
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Some runs of one split, best first.
+
+    Args:
+        by: the score they are ranked by.
+        num_samples, num_groups: of the ledgers.
+        ranking: names and their scores.
+        attributes: name of the run -> attribute -> accuracy.
+        pairs: every two of them, the better one second.
+    """
+
+    by: By
+    num_samples: int
+    num_groups: int
+    ranking: tuple[tuple[str, dict[str, float]], ...]
+    attributes: dict[str, dict[str, float]]
+    pairs: tuple[Pair, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as `--json` prints them."""
+        return {
+            "by": self.by,
+            "n": self.num_samples,
+            "num_groups": self.num_groups,
+            "ranking": [{"run": name, **scores, "attributes": self.attributes[name]} for name, scores in self.ranking],
+            "pairs": [pair.to_dict() for pair in self.pairs],
+        }
+
+
+def compare(runs: Sequence[Run | str | Path], *, by: By = "macro_f1") -> Comparison:
+    """Compares runs on the ledgers of one split.
+
+    Args:
+        runs: at least two, or their folders.
+        by: what they are ranked by.
+
+    Raises:
+        UsageError: fewer than two runs, or one twice.
+        RunError: a run is broken, or they differ in split, samples, classes or labels.
+    """
+    opened = [run if isinstance(run, Run) else open_run(run) for run in runs]
+    names = _names([run.folder.path for run in opened])
+    if len(opened) < 2:
+        raise UsageError("one run is nothing to compare", "give two or more: finefold compare RUN RUN")
+    if len({run.folder.path.resolve() for run in opened}) < len(opened):
+        raise UsageError("a run is given twice", "give every run once")
+    ledgers = _aligned(opened, names)
+    first = ledgers[0]
+    attributes = opened[0].space.attribute_table()
+    drawn = [
+        draw(
+            ledger.predictions.probs_NK,
+            first.labels_N,
+            np.asarray(first.groups),
+            first.predictions.class_names,
+            attributes,
+            resamples=opened[0].recipe.scores.resamples,
+        )
+        for ledger in ledgers
+    ]
+    sign = 1 if by in LOWER_IS_BETTER else -1
+    order = sorted(range(len(names)), key=lambda place: sign * drawn[place].values[by])
+    couples = [(worse, better) for better, worse in combinations(order, 2)]
+    plain = [_p_value(drawn[better], drawn[worse], by) for worse, better in couples]
+    pairs = tuple(
+        _pair(names, ledgers, drawn, worse, better, tuple(attributes), p_value)
+        for (worse, better), p_value in zip(couples, holm(plain), strict=True)
+    )
+    return Comparison(
+        by,
+        len(first.labels_N),
+        len(set(first.groups)),
+        tuple((names[place], {score: drawn[place].values[score] for score in SCORES}) for place in order),
+        {names[place]: {one: drawn[place].values[f"attribute {one}"] for one in attributes} for place in order},
+        pairs,
+    )
+
+
+def _p_value(better: Drawn, worse: Drawn, by: By) -> float:
+    found = better.less(worse, by)
+    return 1.0 if found is None else found.p_value
+
+
+def _pair(
+    names: Sequence[str],
+    ledgers: Sequence[Ledger],
+    drawn: Sequence[Drawn],
+    worse: int,
+    better: int,
+    attributes: Sequence[str],
+    p_value: float,
+) -> Pair:
+    labels_N, ids = ledgers[0].labels_N, np.asarray(ledgers[0].predictions.ids)
+    is_right = [ledgers[place].predictions.codes_N == labels_N for place in (worse, better)]
+
+    def less(score: str) -> Difference | None:
+        return drawn[better].less(drawn[worse], score)
+
+    return Pair(
+        names[worse],
+        names[better],
+        {score: less(score) for score in SCORES},
+        {one: less(f"attribute {one}") for one in attributes},
+        {one: less(f"class {one}") for one in ledgers[0].predictions.class_names},
+        tuple(ids[is_right[0] & ~is_right[1]].tolist()),
+        tuple(ids[is_right[1] & ~is_right[0]].tolist()),
+        p_value,
+    )
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """Folder names where they differ, else whole paths."""
+    short = [folder.resolve().name for folder in folders]
+    return short if len(set(short)) == len(short) else [str(folder) for folder in folders]
+
+
+def _aligned(runs: Sequence[Run], names: Sequence[str]) -> list[Ledger]:
+    """The runs' ledgers with rows in the first one's order.
+
+    Raises:
+        RunError: they are not of the same split, samples, classes or labels.
+    """
+    ledgers = [run.ledger() for run in runs]
+    first = ledgers[0]
+    for name, run, ledger in zip(names[1:], runs[1:], ledgers[1:], strict=True):
+        what = _what_differs(runs[0], first, run, ledger)
+        if what:
+            raise RunError(
+                f"`{names[0]}` and `{name}` cannot be compared: {what}",
+                "train both on the same data.toml with the same split file (`finefold train --split FILE`)",
+            )
+    ids = first.predictions.ids
+    return [Ledger(one.predictions.rows_for(ids), first.folds_N, first.groups, first.labels_N) for one in ledgers]
+
+
+def _what_differs(run: Run, ledger: Ledger, other_run: Run, other: Ledger) -> str | None:
+    """Why two ledgers are no pair; None where they are one."""
+    if ledger.predictions.class_names != other.predictions.class_names:
+        return "their classes differ"
+    mine = dict(
+        zip(ledger.predictions.ids, zip(ledger.labels_N.tolist(), ledger.folds_N.tolist(), strict=True), strict=True)
+    )
+    theirs = dict(
+        zip(other.predictions.ids, zip(other.labels_N.tolist(), other.folds_N.tolist(), strict=True), strict=True)
+    )
+    if mine.keys() != theirs.keys():
+        alone = mine.keys() ^ theirs.keys()
+        return f"{len(alone)} samples are in one of them only, e.g. `{sorted(alone)[0]}`"
+    relabelled = [name for name in mine if mine[name][0] != theirs[name][0]]
+    if relabelled:
+        return f"{len(relabelled)} samples have another evaluation label, e.g. `{relabelled[0]}`"
+    if run.manifest["hashes"]["split"] != other_run.manifest["hashes"]["split"] or mine != theirs:
+        return "they have different splits, so their folds' models saw different samples"
+    return None

@@ -179,4 +179,4 @@ def test_a_full_disk_is_a_clear_error_and_the_run_goes_on(data, network, tmp_pat
     assert not (tmp_path / "full" / "manifest.json").exists()
     assert not [file for file in (tmp_path / "full" / "fold-0").iterdir() if file.name.startswith(".checkpoint")]
     gone_on = train(data, tmp_path, ff.Own(network, preprocessing, FillsTheDisk(int)), name="full")
-    assert np.array_equal(gone_on.ledger.predictions.probs_NK, whole.ledger.predictions.probs_NK)
+    assert np.array_equal(gone_on.ledger().predictions.probs_NK, whole.ledger().predictions.probs_NK)

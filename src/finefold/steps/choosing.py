@@ -79,7 +79,7 @@ class Chosen:
 def trial_recipe(recipe: Recipe) -> Recipe:
     """One stage for a few epochs, under a plain cross-entropy, so that log losses compare."""
     last = next(
-        (phase for phase in reversed(recipe.phase) if not phase.is_probe), PhaseRecipe(trainable="all", until="1")
+        (phase for phase in reversed(recipe.phase) if not phase.is_probe), PhaseRecipe(trainable="all", until="1 epoch")
     )
     tried = last.model_copy(update={"trainable": TRIED_STAGES, "until": TRIED_LENGTH})
     return recipe.model_copy(update={"choose": False, "phase": (PROBE_PHASE, tried), "loss": LossRecipe()})

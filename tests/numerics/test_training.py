@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -154,6 +155,52 @@ def test_the_log_has_every_step_once(run):
         steps = [line["step"] for line in lines if "loss" in line]
         assert steps == list(range(1, len(steps) + 1))
         assert sum("macro_f1" in line for line in lines) == 3
+
+
+class Said:
+    """Keeps what a step says."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    @contextmanager
+    def stage(self, *_):
+        yield lambda _done: None
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+def test_a_forecast_changes_nothing(run, data, tmp_path, monkeypatch):
+    """Measured before it starts, training is told in seconds, and ends bitwise as without measuring."""
+    monkeypatch.setattr("finefold.steps.expecting.SHORT_ROWS", 0)
+    monkeypatch.setattr("finefold.steps.expecting.SECONDS", 0.1)
+    monkeypatch.setenv("FINEFOLD_CACHE", str(tmp_path / "cache"))
+    said = Said()
+    again = ff.train(data, recipe=str(recipe_file(tmp_path)), out=tmp_path / "run", progress=said)
+    assert_equal_runs(run.folder.path, again.folder.path)
+    (line,) = [line for line in said.lines if line.startswith("expected: ")]
+    assert "training " in line
+    assert said.lines.index(line) < next(n for n, one in enumerate(said.lines) if one.startswith("training 2 folds"))
+    assert again.manifest["expected"]["training"] > 0
+    assert again.manifest["took"]["training"] > 0
+    assert "expected" not in run.manifest
+
+
+def test_measuring_calls_no_loss_of_ones_own(data, tmp_path, monkeypatch):
+    """A loss of one's own, which may count, is called for the steps of training alone; the rest is measured."""
+    monkeypatch.setattr("finefold.steps.expecting.SHORT_ROWS", 0)
+    monkeypatch.setattr("finefold.steps.expecting.SECONDS", 0.02)
+    calls = []
+
+    def loss(logits_BC, targets_BC):
+        calls.append(len(logits_BC))
+        return -(targets_BC * logits_BC.log_softmax(1)).sum(1).mean()
+
+    recipe = recipe_file(tmp_path, **{'"last:1"': '"head"', "3 epochs": "2 steps"})
+    run = ff.train(data, recipe=str(recipe), out=tmp_path / "run", own=ff.Own(loss=loss))
+    assert "expected" in run.manifest
+    assert calls == [8, 8, 8, 8]  # two steps of two folds
 
 
 PROGRAM = """

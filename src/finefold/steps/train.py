@@ -2,8 +2,8 @@
 
 import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -101,11 +101,12 @@ def train(
         if num_dropped := int((samples.train_labels_N < 0).sum()):
             progress.say(f"train_drop keeps {num_dropped} of {len(samples)} samples out of training")
         rows_ND = features.rows_ND[features.is_readable_N]
+        hashes = tuple(np.asarray(features.hashes, object)[features.is_readable_N])
         fitted = fit_heads(rows_ND, samples, folds, chosen, progress)
         choice = None
         if chosen.choose:
             _tell_probe(fitted.predictions, samples, progress)
-            choice = _choose(folder, data, chosen, fitted, samples, folds, cache, progress, own)
+            choice = _choose(folder, data, chosen, fitted, samples, folds, cache, hashes, progress, own)
             for line in choice.lines:
                 progress.say(line)
             chosen = choice.recipe
@@ -114,19 +115,19 @@ def train(
         _write_inputs(folder, data, samples, folds, chosen, cache.backbone)
         if chosen.is_probe_only:
             _write_folds(folder, fitted, samples, folds, cache.backbone)
-            predictions, plan = fitted.predictions, None
+            predictions, about = fitted.predictions, {}
         else:
             _tell_probe(fitted.predictions, samples, progress)
             head = head_of_one(fitted.heads[0], samples, chosen)
-            training = planned(folder, chosen, samples, folds, cache, head, progress, own)
-            plan = training.plan
-            for line in plan_lines(plan):
+            training = replace(planned(folder, chosen, samples, folds, cache, head, progress, own), hashes=hashes)
+            for line in plan_lines(training.plan):
                 progress.say(line)
             heads = fitted.heads if chosen.phase[0].is_probe else tuple(blank_heads(one) for one in fitted.heads)
-            predictions = tune(training, heads, progress)
+            tuned = tune(training, heads, progress)
+            predictions, about = tuned.predictions, {**_about_plan(training.plan), **tuned.to_dict()}
             write_histories(folder, chosen, samples, num_folds=folds.num_folds)
         _write_results(folder, predictions, samples, folds, chosen, features.findings)
-        made = _about_run(chosen, samples, folds, cache, features, fitted, plan, own)
+        made = _about_run(chosen, samples, folds, cache, features, fitted, about, own)
         measured = {} if choice is None else {"chosen": choice.to_dict()}
         folder.finish({**provenance(), "seconds": round(time.perf_counter() - start, 2), **made, **measured})
     return open_run(folder.path, network=own.network)
@@ -140,6 +141,7 @@ def _choose(
     samples: SampleTable,
     split: Split,
     cache: PrefixCache,
+    hashes: tuple[bytes, ...],
     progress: Progress,
     own: Own,
 ) -> Chosen:
@@ -148,7 +150,7 @@ def _choose(
     def plan(tried: Recipe) -> Training:
         _write_inputs(folder.trial, data, samples, split, tried, cache.backbone)
         head = head_of_one(fitted.heads[0], samples, tried)
-        return planned(folder.trial, tried, samples, split, cache, head, progress, own)
+        return replace(planned(folder.trial, tried, samples, split, cache, head, progress, own), hashes=hashes)
 
     return choose(recipe, fitted.predictions, fitted.heads, samples, plan, progress)
 
@@ -160,7 +162,7 @@ def _about_run(
     cache: PrefixCache,
     features: Features,
     fitted: _Fitted,
-    plan: FreezePlan | None,
+    tuning: Mapping[str, Any],
     own: Own,
 ) -> dict[str, Any]:
     """What the manifest keeps of what the run was made of."""
@@ -170,12 +172,16 @@ def _about_run(
         "features": {"images": len(features.is_readable_N), "computed": features.num_computed},
         "strengths": fitted.strengths,
         "probe": quick_scores(fitted.predictions.probs_NK, samples.labels_N),
-        **({} if plan is None else {"plan": plan.to_dict(), "cut": plan.cut}),
+        **tuning,
         "train_shares": train_shares(samples).tolist(),
         "class_names": list(samples.space.class_names),
         "num_folds": split.num_folds,
         **({"own": dict(own.about)} if own.about else {}),
     }
+
+
+def _about_plan(plan: FreezePlan) -> dict[str, Any]:
+    return {"plan": plan.to_dict(), "cut": plan.cut}
 
 
 def _about_prefix(cache: PrefixCache) -> dict[str, Any]:

@@ -15,11 +15,11 @@ from finefold.errors import RecipeError
 from finefold.metrics.classification import confusion_matrix, log_loss_N, scores_from_confusion
 from finefold.nn.averaging import make_average
 from finefold.nn.backbones import IMAGES, Backbone
-from finefold.nn.classifier import Classifier, Tail
+from finefold.nn.classifier import Classifier, JointLogits, Tail
 from finefold.nn.engines import Choice
 from finefold.nn.features import PLAIN, PrefixCache
 from finefold.nn.freezing import FreezePlan, PhasePlan
-from finefold.nn.heads import JOINT
+from finefold.nn.heads import JOINT, FoldHeads
 from finefold.nn.loaders import CachedRows, ImageRows, Rows, TrainRole
 from finefold.nn.loop import HeadLosses, PhaseLoop, freeze
 from finefold.nn.losses import make_loss
@@ -43,7 +43,7 @@ class Training:
     Args:
         folder: the run.
         recipe, samples, split, plan, backbone: the run's.
-        hashes: [N] where each sample's rows lie in the prefix cache; empty before they were computed.
+        hashes: [N] where each sample's rows lie in the prefix cache; empty before they are known.
         shapes: cut -> shape of a row.
         choice: the engine that computed them.
         precision: of the steps.
@@ -69,11 +69,10 @@ class Training:
         """What the parent wrote; of one attribute's own models where it is named."""
         told = read_json(folder.training)
         spec = read_spec(folder.data)
-        samples = SampleTable(pl.read_parquet(folder.samples), spec.space, spec.root)
-        return cls(
-            folder if attribute is None else folder.part(attribute),
+        training = cls(
+            folder,
             load_recipe(str(folder.recipe)),
-            samples if attribute is None else samples.for_attribute(attribute),
+            SampleTable(pl.read_parquet(folder.samples), spec.space, spec.root),
             read_split(folder.split),
             FreezePlan.from_dict(told["plan"]),
             replace(Backbone.read(folder.backbone), own=own.network),
@@ -84,6 +83,13 @@ class Training:
             torch.device(told["device"]),
             own,
         )
+        return training.of(attribute)
+
+    def of(self, attribute: str | None) -> "Training":
+        """The same of one attribute's own models; as it is where none is named."""
+        if attribute is None:
+            return self
+        return replace(self, folder=self.folder.part(attribute), samples=self.samples.for_attribute(attribute))
 
     def backbone_at(self, cut: str) -> Backbone:
         """The backbone up to a cut."""
@@ -193,6 +199,14 @@ def trained_by(training: Training, fold: int) -> NDArray[np.int64]:
 def held_out_by(training: Training, fold: int) -> NDArray[np.int64]:
     """Numbers of the samples that a fold is judged by."""
     return np.flatnonzero(training.split.folds_for(training.samples.ids) == fold)
+
+
+def start_classifier(training: Training, fold: int) -> Classifier:
+    """A fold's model before its first step, on the training's device."""
+    network = training.backbone.build_network().to(memory_format=torch.channels_last)
+    ordinal = ordinal_shares(training.recipe, training.samples, trained_by(training, fold))
+    heads = FoldHeads.read(training.folder.start_weights(fold))
+    return Classifier(network, JointLogits(heads, training.samples.space, ordinal)).to(training.device)
 
 
 def phase_loop(training: Training, classifier: Classifier, fold: int, number: int) -> PhaseLoop:

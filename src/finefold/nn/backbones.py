@@ -145,7 +145,7 @@ class Backbone:
         if self.name.startswith(OWN):
             raise WeightsError(
                 f"the backbone `{self.name.removeprefix(OWN)}` is a module of your own",
-                "give it from Python: finefold.open_run(RUN, network=...)",
+                "give it from Python: finefold.open_run(RUN, network=...), or model=... where it was a whole model",
             )
         network, _ = build_body(self.name, pretrained=False)
         apply_settings(network, [Setting.from_dict(values) for values in read_header(self.file).get("settings", [])])

@@ -19,6 +19,7 @@ from finefold.nn.backbones import IMAGES, POOLED
 from finefold.nn.cutting import Chain, CutPoint
 from finefold.nn.optim import RateGroup, decays
 from finefold.nn.stages import HEAD, STEM, Stage, find_stages
+from finefold.nn.whole import TakenHead
 from finefold.recipe.schema import Recipe
 from finefold.recipe.training import PhaseRecipe
 
@@ -238,11 +239,13 @@ def _matching(patterns: Sequence[str], network: nn.Module) -> list[str]:
     """Parameters whose name, or a module around them, matches a pattern."""
     own = [name for name, _ in network.named_parameters()]
     paths = [name for name, _ in network.named_modules() if name]
+    taken = [name for name, module in network.named_modules() if isinstance(module, TakenHead)]
+    of_head = [part for path in taken for name in ("weight", "bias") for part in _around(f"{path}.{name}")]
     found: dict[str, None] = {}
     problems = []
     for pattern in patterns:
         matched = [name for name in own if any(fnmatchcase(part, pattern) for part in _around(name))]
-        if not matched:
+        if not matched and not any(fnmatchcase(part, pattern) for part in of_head):  # the head trains in any case
             near = get_close_matches(pattern, [*paths, *own, "head", "last:1", "all", "norms"], n=3, cutoff=0.5)
             has_none = any(fnmatchcase(path, pattern) for path in paths)
             why = "has no parameters, so nothing trains" if has_none else "matches nothing in the model"

@@ -73,7 +73,7 @@ def train(
         recipe: a preset's name, a TOML file's path, or a recipe.
         overrides: `key.path=value`, on top of the recipe.
         out: the run's folder; it must not hold a finished run.
-        own: a network, loss or augmentation of your own, in place of the recipe's.
+        own: a network or whole model, a loss or an augmentation of your own, in place of the recipe's.
         progress: told of the stages.
 
     Raises:
@@ -81,6 +81,7 @@ def train(
     """
     start = time.perf_counter()
     chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
+    own.check_fits(data.space, chosen)
     folder = RunFolder(Path(out))
     given = given_split(data, split, chosen, progress)
     fingerprint = {
@@ -122,15 +123,14 @@ def train(
             training = replace(planned(folder, chosen, samples, folds, cache, head, progress, own), hashes=hashes)
             for line in plan_lines(training.plan):
                 progress.say(line)
-            heads = fitted.heads if chosen.phase[0].is_probe else tuple(blank_heads(one) for one in fitted.heads)
-            tuned = tune(training, heads, progress)
+            tuned = tune(training, _start_heads(fitted, chosen, own, progress), progress)
             predictions, about = tuned.predictions, {**_about_plan(training.plan), **tuned.to_dict()}
             write_histories(folder, chosen, samples, num_folds=folds.num_folds)
         _write_results(folder, predictions, samples, folds, chosen, features.findings)
         made = _about_run(chosen, samples, folds, cache, features, fitted, about, own)
         measured = {} if choice is None else {"chosen": choice.to_dict()}
         folder.finish({**provenance(), "seconds": round(time.perf_counter() - start, 2), **made, **measured})
-    return open_run(folder.path, network=own.network)
+    return open_run(folder.path, network=own.body)
 
 
 def _choose(
@@ -198,8 +198,8 @@ def prefix_cache(recipe: Recipe, progress: Progress, own: Own = NOTHING) -> Pref
     """The recipe's backbone, or the user's own, on the engine that runs it."""
     model = recipe.model
     with progress.stage("model", 0, ""):
-        if own.network is not None and own.preprocessing is not None:
-            backbone = own_backbone(own.network, own.preprocessing)
+        if own.body is not None and own.preprocessing is not None:
+            backbone = own_backbone(own.body, own.preprocessing)
         else:
             backbone = backbone_of(recipe)
         choice = choose_engine(backbone, engine=model.engine, precision=model.precision, report=progress.say)
@@ -282,6 +282,20 @@ def head_of_one(heads: FoldHeads, samples: SampleTable, recipe: Recipe) -> Joint
         return JointLogits(heads, samples.space, ordinal_shares(recipe, samples, np.arange(len(samples))))
     first = samples.space.names[0]
     return JointLogits(FoldHeads({JOINT: heads.heads[first]}), samples.for_attribute(first).space)
+
+
+def _start_heads(fitted: _Fitted, recipe: Recipe, own: Own, progress: Progress) -> tuple[FoldHeads, ...]:
+    """What each fold's training starts from: the probe's heads, a whole model's own, or heads that know nothing."""
+    if recipe.phase[0].is_probe:
+        if own.whole is not None:
+            progress.say(
+                f"the probe fits `{own.whole.path}` anew; without a probe phase training starts from your weights"
+            )
+        return fitted.heads
+    if own.whole is not None:
+        progress.say(f"no probe: training starts from your model's own last layer, `{own.whole.path}`")
+        return tuple(FoldHeads({JOINT: own.whole.head}) for _ in fitted.heads)
+    return tuple(blank_heads(one) for one in fitted.heads)
 
 
 def _tell_probe(predictions: Predictions, samples: SampleTable, progress: Progress) -> None:

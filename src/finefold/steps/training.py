@@ -75,7 +75,7 @@ class Training:
             SampleTable(pl.read_parquet(folder.samples), spec.space, spec.root),
             read_split(folder.split),
             FreezePlan.from_dict(told["plan"]),
-            replace(Backbone.read(folder.backbone), own=own.network),
+            replace(Backbone.read(folder.backbone), own=own.body),
             tuple(bytes.fromhex(one) for one in told["hashes"]),
             {cut: tuple(shape) for cut, shape in told["shapes"].items()},
             Choice(told["engine"], told["engine_precision"], "as planned"),

@@ -113,7 +113,15 @@ class _Fold:
                     self.best = self.classifier.tuned_state(self._names())
         self._note({"phase": number, "step": step.number, "epoch": step.epoch, **scores})
         self.tell(
-            {"kind": "epoch", "fold": self.number, "phase": number, "epoch": step.epoch, "loss": step.loss, **scores}
+            {
+                "kind": "epoch",
+                "fold": self.number,
+                "phase": number,
+                "step": step.number,
+                "epoch": step.epoch,
+                "loss": step.loss,
+                **scores,
+            }
         )
         collapsed = collapse(probs_NK, training.samples.labels_N[self.valid], training.samples.space.class_names)
         if collapsed:

@@ -39,6 +39,7 @@ from finefold.steps.progress import SILENT, Progress
 from finefold.steps.reading import Data, without_unreadable
 from finefold.steps.run import Run, open_run
 from finefold.steps.split import check_fits, check_groups, check_train_labels, make
+from finefold.steps.tracking import OnEvent, check_track, tracked
 from finefold.steps.training import Training, ordinal_shares, quick_scores
 from finefold.steps.tuning import plan_lines, planned, tune
 
@@ -62,6 +63,8 @@ def train(
     overrides: Sequence[str] = (),
     out: str | Path,
     own: Own = NOTHING,
+    track: Sequence[str] = (),
+    on_event: OnEvent | None = None,
     progress: Progress = SILENT,
 ) -> Run:
     """Trains a head for every fold on the cached features and writes the run.
@@ -74,14 +77,18 @@ def train(
         overrides: `key.path=value`, on top of the recipe.
         out: the run's folder; it must not hold a finished run.
         own: a network or whole model, a loss or an augmentation of your own, in place of the recipe's.
+        track: `tensorboard`, `mlflow` or `wandb`: curves of the training, kept in the run's `track/`.
+        on_event: called with every step, epoch and the scores at the end, see steps/tracking.py.
         progress: told of the stages.
 
     Raises:
+        UsageError: what `track` names is not installed, or `own` does not fit the data.
         RecipeError, SplitError, RunError, WeightsError, EngineError, CacheError, DataError: see each.
     """
     start = time.perf_counter()
     chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
     own.check_fits(data.space, chosen)
+    check_track(track)
     folder = RunFolder(Path(out))
     given = given_split(data, split, chosen, progress)
     fingerprint = {
@@ -91,46 +98,61 @@ def train(
         **{f"own {what}": text_hash(name) for what, name in own.about.items()},
     }
     with folder.begun(fingerprint):
-        cache = prefix_cache(chosen, progress, own)
-        with progress.stage("features", len(data.samples), "images") as advance:
-            features = cache.compute(data.samples.ids, data.samples.paths, advance=advance)
-        samples = without_unreadable(data.samples, list(features.findings))
-        for finding in features.findings:
-            progress.say(f"left out: {finding.ids[0]}: {finding.evidence['reason']}")
-        folds = folds_of(given, samples, features.findings, chosen)
-        check_train_labels(folds, samples)
-        if num_dropped := int((samples.train_labels_N < 0).sum()):
-            progress.say(f"train_drop keeps {num_dropped} of {len(samples)} samples out of training")
-        rows_ND = features.rows_ND[features.is_readable_N]
-        hashes = tuple(np.asarray(features.hashes, object)[features.is_readable_N])
-        fitted = fit_heads(rows_ND, samples, folds, chosen, progress)
-        choice = None
-        if chosen.choose:
-            _tell_probe(fitted.predictions, samples, progress)
-            choice = _choose(folder, data, chosen, fitted, samples, folds, cache, hashes, progress, own)
-            for line in choice.lines:
-                progress.say(line)
-            chosen = choice.recipe
-            if chosen.is_probe_only:
-                fitted = fit_heads(rows_ND, samples, folds, chosen, progress)
-        _write_inputs(folder, data, samples, folds, chosen, cache.backbone)
-        if chosen.is_probe_only:
-            _write_folds(folder, fitted, samples, folds, cache.backbone)
-            predictions, about = fitted.predictions, {}
-        else:
-            _tell_probe(fitted.predictions, samples, progress)
-            head = head_of_one(fitted.heads[0], samples, chosen)
-            training = replace(planned(folder, chosen, samples, folds, cache, head, progress, own), hashes=hashes)
-            for line in plan_lines(training.plan):
-                progress.say(line)
-            tuned = tune(training, _start_heads(fitted, chosen, own, progress), progress)
-            predictions, about = tuned.predictions, {**_about_plan(training.plan), **tuned.to_dict()}
-            write_histories(folder, chosen, samples, num_folds=folds.num_folds)
-        _write_results(folder, predictions, samples, folds, chosen, features.findings)
-        made = _about_run(chosen, samples, folds, cache, features, fitted, about, own)
-        measured = {} if choice is None else {"chosen": choice.to_dict()}
-        folder.finish({**provenance(), "seconds": round(time.perf_counter() - start, 2), **made, **measured})
+        with tracked(folder, track, chosen, on_event) as tell:
+            tell({"kind": "begin", "run": str(folder.path), "recipe": chosen.model_dump(mode="json")})
+            made = _train_into(folder, data, given, chosen, own, tell, progress)
+        folder.finish({**provenance(), "seconds": round(time.perf_counter() - start, 2), **made})
     return open_run(folder.path, network=own.body)
+
+
+def _train_into(
+    folder: RunFolder,
+    data: Data,
+    given: Split | None,
+    chosen: Recipe,
+    own: Own,
+    tell: OnEvent,
+    progress: Progress,
+) -> dict[str, Any]:
+    """All of a run but its manifest, and what that keeps of how it was made."""
+    cache = prefix_cache(chosen, progress, own)
+    with progress.stage("features", len(data.samples), "images") as advance:
+        features = cache.compute(data.samples.ids, data.samples.paths, advance=advance)
+    samples = without_unreadable(data.samples, list(features.findings))
+    for finding in features.findings:
+        progress.say(f"left out: {finding.ids[0]}: {finding.evidence['reason']}")
+    folds = folds_of(given, samples, features.findings, chosen)
+    check_train_labels(folds, samples)
+    if num_dropped := int((samples.train_labels_N < 0).sum()):
+        progress.say(f"train_drop keeps {num_dropped} of {len(samples)} samples out of training")
+    rows_ND = features.rows_ND[features.is_readable_N]
+    hashes = tuple(np.asarray(features.hashes, object)[features.is_readable_N])
+    fitted = fit_heads(rows_ND, samples, folds, chosen, progress)
+    measured = {}
+    if chosen.choose:
+        _tell_probe(fitted.predictions, samples, progress)
+        choice = _choose(folder, data, chosen, fitted, samples, folds, cache, hashes, progress, own)
+        for line in choice.lines:
+            progress.say(line)
+        chosen, measured = choice.recipe, {"chosen": choice.to_dict()}
+        if chosen.is_probe_only:
+            fitted = fit_heads(rows_ND, samples, folds, chosen, progress)
+    _write_inputs(folder, data, samples, folds, chosen, cache.backbone)
+    predictions, about = fitted.predictions, dict[str, Any]()
+    if chosen.is_probe_only:
+        _write_folds(folder, fitted, samples, folds, cache.backbone)
+    else:
+        _tell_probe(fitted.predictions, samples, progress)
+        head = head_of_one(fitted.heads[0], samples, chosen)
+        training = replace(planned(folder, chosen, samples, folds, cache, head, progress, own), hashes=hashes)
+        for line in plan_lines(training.plan):
+            progress.say(line)
+        tuned = tune(training, _start_heads(fitted, chosen, own, progress), progress, tell=tell)
+        predictions, about = tuned.predictions, {**_about_plan(training.plan), **tuned.to_dict()}
+        write_histories(folder, chosen, samples, num_folds=folds.num_folds)
+    scores = _write_results(folder, predictions, samples, folds, chosen, features.findings)
+    tell({"kind": "end", "scores": scores})
+    return {**_about_run(chosen, samples, folds, cache, features, fitted, about, own), **measured}
 
 
 def _choose(
@@ -357,7 +379,8 @@ def _write_results(
     split: Split,
     recipe: Recipe,
     findings: Sequence[Finding],
-) -> None:
+) -> dict[str, Any]:
+    """Ledger, scores, findings and pictures; the scores."""
     ledger = Ledger(predictions, split.folds_for(samples.ids), tuple(samples.groups), samples.labels_N)
     ledger.write(folder.ledger)
     scores = score(ledger, samples.space.attribute_table(), recipe)
@@ -367,3 +390,4 @@ def _write_results(
     write_text(folder.picture("confusion"), draw_confusion(scores["confusion"], names, title="Out-of-fold confusion"))
     bars = draw_class_bars(scores["classes"], title="Out-of-fold F1 per class")
     write_text(folder.picture("classes"), bars)
+    return scores

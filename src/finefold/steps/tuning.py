@@ -28,6 +28,7 @@ from finefold.steps.expecting import MEASURED, Expected, Pace, expect, is_short,
 from finefold.steps.folds import do_job
 from finefold.steps.own import NOTHING, Own
 from finefold.steps.progress import Progress
+from finefold.steps.tracking import OnEvent, unheard
 from finefold.steps.training import Training, phase_lengths, views_needed
 
 GIGABYTE = 1e9
@@ -180,7 +181,12 @@ class Tuned:
 
 
 def tune(
-    training: Training, heads: Sequence[FoldHeads], progress: Progress, *, folds: Sequence[int] | None = None
+    training: Training,
+    heads: Sequence[FoldHeads],
+    progress: Progress,
+    *,
+    folds: Sequence[int] | None = None,
+    tell: OnEvent = unheard,
 ) -> Tuned:
     """Trains every fold as the plan says, or some.
 
@@ -191,6 +197,7 @@ def tune(
         heads: [F] what each fold starts from.
         progress: told of the stages, and of every fold's epochs.
         folds: numbers of those that are trained; all where None.
+        tell: told of every step and epoch, as they come.
 
     Raises:
         TrainingError: a loss is not finite, or a worker died.
@@ -211,7 +218,7 @@ def tune(
         training = with_prefixes(training, caches, progress)
         middle = time.perf_counter()
         training.write()
-        _train(training, jobs, work, progress)
+        _train(training, jobs, work, progress, tell)
         took = {"prefix": middle - begin, "training": time.perf_counter() - middle}
     is_one = attributes == (None,)
     found = gather(folder, samples, wanted) if is_one else _gather_parts(folder, samples, split, wanted)
@@ -269,7 +276,9 @@ def _foretell(
     return expected
 
 
-def _train(training: Training, jobs: Sequence[tuple[str | None, int]], work: _Work, progress: Progress) -> None:
+def _train(
+    training: Training, jobs: Sequence[tuple[str | None, int]], work: _Work, progress: Progress, tell: OnEvent
+) -> None:
     """All folds, to their ends."""
     attributes = {name for name, _ in jobs}
     steps = sum(num_steps for _, fold in jobs for _, num_steps, _ in phase_lengths(training, fold))
@@ -279,7 +288,7 @@ def _train(training: Training, jobs: Sequence[tuple[str | None, int]], work: _Wo
         what += f" of {len(attributes)} attributes' own models"
     progress.say(f"training {what}, {work.at_once} at a time, {training.precision} on {training.device.type}")
     with progress.stage("training", steps, "steps") as advance:
-        work.run(jobs, _Told(progress, advance, training.plan), training.own)
+        work.run(jobs, _Told(progress, advance, training.plan, tell), training.own)
 
 
 def models_of(recipe: Recipe, samples: SampleTable) -> tuple[str | None, ...]:
@@ -300,14 +309,16 @@ def _gather_parts(folder: RunFolder, samples: SampleTable, split: Split, folds: 
 
 
 class _Told:
-    """What workers say, as progress."""
+    """What workers say, as progress and as events."""
 
-    def __init__(self, progress: Progress, advance: Callable[[int], None], plan: FreezePlan) -> None:
-        self._progress, self._advance, self._plan = progress, advance, plan
+    def __init__(self, progress: Progress, advance: Callable[[int], None], plan: FreezePlan, tell: OnEvent) -> None:
+        self._progress, self._advance, self._plan, self._tell = progress, advance, plan, tell
         self._done: dict[tuple[str | None, int, int], int] = {}
 
     def __call__(self, message: Message) -> None:
         kind = message["kind"]
+        if kind in ("step", "epoch"):
+            self._tell(message)
         if kind == "say":
             self._progress.say(message["line"])
         elif kind == "epoch":

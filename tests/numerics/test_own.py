@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 import finefold as ff
 from finefold.errors import FinefoldError, TrainingError, UsageError, WeightsError
+from finefold.nn.devices import has_compiler
 
 RECIPE = """
 [split]
@@ -308,3 +309,36 @@ def test_a_run_of_a_network_opens_with_no_model(data, network, model, tmp_path):
     train(data, tmp_path, ff.Own(network=network, preprocessing=ff.Preprocessing(SIZE_PX, SIZE_PX)))
     with pytest.raises(UsageError, match="was not trained from a whole model"):
         ff.open_run(tmp_path / "run", model=model)
+
+
+def test_without_a_compiler_steps_are_not_compiled(data, network, tmp_path, monkeypatch):
+    """train.compile where there is no C++ compiler: said once, and trained as without it."""
+    own = ff.Own(network=network, preprocessing=ff.Preprocessing(SIZE_PX, SIZE_PX))
+    plain = train(data, tmp_path, own, "all")
+    monkeypatch.setattr("finefold.nn.devices.shutil.which", lambda _: None)
+    said = Said()
+    recipe, asked = str(tmp_path / "recipe.toml"), ["train.compile=true"]
+    run = ff.train(data, recipe=recipe, overrides=asked, out=tmp_path / "asked", own=own, progress=said)
+    assert sum(line.startswith("train.compile: there is no C++ compiler here") for line in said.lines) == 1
+    assert np.array_equal(run.ledger().predictions.probs_NK, plain.ledger().predictions.probs_NK)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has_compiler(), reason="there is no C++ compiler here")
+def test_compiled_training_goes_on_bitwise(data, network, tmp_path):
+    """Compiled steps, stopped in the middle and gone on with, end bitwise as if they had not stopped."""
+    calls = 0
+
+    def stumbling(logits_BC: Tensor, targets_BC: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return F.cross_entropy(logits_BC, targets_BC) * (float("nan") if calls == 5 else 1)
+
+    own = ff.Own(network, ff.Preprocessing(SIZE_PX, SIZE_PX), stumbling)
+    (tmp_path / "recipe.toml").write_text(RECIPE.format(trainable="all"), encoding="utf-8")
+    recipe, asked = str(tmp_path / "recipe.toml"), ["train.compile=true"]
+    with pytest.raises(TrainingError):
+        ff.train(data, recipe=recipe, overrides=asked, out=tmp_path / "run", own=own)
+    broken = ff.train(data, recipe=recipe, overrides=asked, out=tmp_path / "run", own=own)
+    whole = ff.train(data, recipe=recipe, overrides=asked, out=tmp_path / "whole", own=own)
+    assert np.array_equal(broken.ledger().predictions.probs_NK, whole.ledger().predictions.probs_NK)

@@ -49,6 +49,7 @@ class Training:
         precision: of the steps.
         device: of the steps.
         own: what the user brought from Python.
+        is_compiled: whether steps are.
     """
 
     folder: RunFolder
@@ -63,6 +64,7 @@ class Training:
     precision: str
     device: torch.device
     own: Own = NOTHING
+    is_compiled: bool = False
 
     @classmethod
     def read(cls, folder: RunFolder, attribute: str | None = None, own: Own = NOTHING) -> "Training":
@@ -82,6 +84,7 @@ class Training:
             told["precision"],
             torch.device(told["device"]),
             own,
+            told["compiled"],
         )
         return training.of(attribute)
 
@@ -104,6 +107,7 @@ class Training:
             "engine_precision": self.choice.precision,
             "precision": self.precision,
             "device": self.device.type,
+            "compiled": self.is_compiled,
             "hashes": [one.hex() for one in self.hashes],
         }
         write_json(self.folder.training, told)
@@ -239,6 +243,7 @@ def phase_loop(training: Training, classifier: Classifier, fold: int, number: in
         precision=training.precision,
         device=training.device,
         average_from=round(recipe.train.swa_start * num_steps) if recipe.train.average == "swa" else 0,
+        is_compiled=training.is_compiled,
     )
 
 

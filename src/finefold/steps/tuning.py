@@ -17,7 +17,7 @@ from finefold.data.splits import Split
 from finefold.nn.backbones import IMAGES, POOLED, Backbone
 from finefold.nn.classifier import JointLogits
 from finefold.nn.cutting import Chain, CutPoint, find_cuts
-from finefold.nn.devices import training_device, training_precision
+from finefold.nn.devices import has_compiler, training_device, training_precision
 from finefold.nn.features import DTYPE, PrefixCache
 from finefold.nn.freezing import FreezePlan, make_plan, plan_rows
 from finefold.nn.heads import JOINT, FoldHeads
@@ -119,9 +119,13 @@ def planned(
     device = training_device()
     plan, shapes = plan_phases(recipe, cache.backbone, head, len(samples), progress, own)
     precision = training_precision(recipe.train.precision, device)
-    return Training(
+    is_compiled = recipe.train.compile and has_compiler()
+    if recipe.train.compile and not is_compiled:
+        progress.say("train.compile: there is no C++ compiler here (g++, clang++ or $CXX), so steps are not compiled")
+    training = Training(
         folder, recipe, samples, split, plan, cache.backbone, (), shapes, cache.choice, precision, device, own
     )
+    return replace(training, is_compiled=is_compiled)
 
 
 def plan_lines(plan: FreezePlan) -> list[str]:
@@ -260,7 +264,8 @@ def _foretell(
 ) -> Expected | None:
     """How long all of it will take, where that is long; said before it starts."""
     own = training.own
-    if own.augment is not None or is_short(training, jobs):  # what an augmentation of one's own costs or counts
+    is_unknown = own.augment is not None or training.is_compiled  # it may count its calls; compiling takes a minute
+    if is_unknown or is_short(training, jobs):
         return None
     training.write()
     said: list[Message] = []

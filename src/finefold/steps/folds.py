@@ -202,6 +202,7 @@ class _Fold:
             "preprocessing": training.backbone.preprocessing.to_dict(),
             "cut": cut,
             "shape": list(training.shapes[cut]),
+            "opened": sorted(training.backbone.opened or ()),
             "fold": self.number,
         }
         self.classifier.write(training.folder.fold_weights(self.number), self._names(), header)

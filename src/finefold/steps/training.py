@@ -77,7 +77,7 @@ class Training:
             SampleTable(pl.read_parquet(folder.samples), spec.space, spec.root),
             read_split(folder.split),
             FreezePlan.from_dict(told["plan"]),
-            replace(Backbone.read(folder.backbone), own=own.body),
+            replace(Backbone.read(folder.backbone), own=own.body, opened=frozenset(told["opened"])),
             tuple(bytes.fromhex(one) for one in told["hashes"]),
             {cut: tuple(shape) for cut, shape in told["shapes"].items()},
             Choice(told["engine"], told["engine_precision"], "as planned"),
@@ -103,6 +103,7 @@ class Training:
         told = {
             "plan": self.plan.to_dict(),
             "shapes": {cut: list(shape) for cut, shape in self.shapes.items()},
+            "opened": sorted(self.backbone.opened or ()),
             "engine": self.choice.engine,
             "engine_precision": self.choice.precision,
             "precision": self.precision,

@@ -63,8 +63,8 @@ class Budget:
 
 def plan_phases(
     recipe: Recipe, backbone: Backbone, head: JointLogits, num_samples: int, progress: Progress, own: Own = NOTHING
-) -> tuple[FreezePlan, dict[str, tuple[int, ...]]]:
-    """The freeze plan, and the shape of a row at each of its cuts.
+) -> tuple[FreezePlan, dict[str, tuple[int, ...]], Backbone]:
+    """The freeze plan, the shape of a row at each of its cuts, and the backbone, knowing what finding them opened.
 
     Args:
         recipe: its phases.
@@ -91,7 +91,7 @@ def plan_phases(
     else:
         _tell_of_cuts(plan, make_plan(recipe, network, head, chain, fits=lambda _: True), chain, budget, progress)
     shapes = {POOLED: (backbone.num_features,), IMAGES: _image_shape(backbone)}
-    return plan, shapes | {cut.name: cut.shape for cut in chain.cuts}
+    return plan, shapes | {cut.name: cut.shape for cut in chain.cuts}, replace(backbone, opened=chain.opened)
 
 
 def planned(
@@ -117,13 +117,13 @@ def planned(
         RecipeError: a phase trains nothing, or names what the model lacks.
     """
     device = training_device()
-    plan, shapes = plan_phases(recipe, cache.backbone, head, len(samples), progress, own)
+    plan, shapes, backbone = plan_phases(recipe, cache.backbone, head, len(samples), progress, own)
     precision = training_precision(recipe.train.precision, device)
     is_compiled = recipe.train.compile and has_compiler()
     if recipe.train.compile and not is_compiled:
         progress.say("train.compile: there is no C++ compiler here (g++, clang++ or $CXX), so steps are not compiled")
     training = Training(
-        folder, recipe, samples, split, plan, cache.backbone, (), shapes, cache.choice, precision, device, own
+        folder, recipe, samples, split, plan, backbone, (), shapes, cache.choice, precision, device, own
     )
     return replace(training, is_compiled=is_compiled)
 
@@ -138,9 +138,9 @@ def plan_lines(plan: FreezePlan) -> list[str]:
         until = {POOLED: "the whole network", IMAGES: "nothing"}.get(phase.cut, f"up to {phase.cut}")
         lines.append(f"phase {number}: {phase.says} for {phase.until}; computed once: {until}")
         for row in plan_rows(plan):
-            if row.phase == number and row.trained:
+            if row.phase == number and row.tensors:
                 norms = f"{row.running} batch norms averaging" if row.running else "batch norms frozen"
-                share = f"{row.trained} of {row.tensors} tensors"
+                share = f"{row.tensors} of {row.all_tensors} tensors"
                 lines.append(
                     f"  {row.stage:<16} {share:<22} lr {row.lr:<8.2g} weight decay {row.weight_decay:<6g} {norms}"
                 )

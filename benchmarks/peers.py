@@ -486,7 +486,7 @@ def _all_recipe(until: str, task: Task) -> str:
     return (
         f'[[phase]]\ntrainable = "head"\nuntil = "probe"\n\n[[phase]]\ntrainable = "all"\nuntil = "{until}"\n'
         f'lr = 1e-3\nlayer_decay = 0.75\nbatch_norm = "{task.norms}"\n\n[train]\nbatch_size = {task.batch}\n'
-        f'precision = "{precision}"\n'
+        f'precision = "{precision}"\ncompile = {str("compile" in task.variant).lower()}\n'
     )
 
 

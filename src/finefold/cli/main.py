@@ -185,6 +185,9 @@ def train(
     plot_lr: Annotated[
         Path | None, typer.Option(help="draw the learning rates there and train nothing", metavar="FILE.svg")
     ] = None,
+    track: Annotated[
+        list[str] | None, typer.Option(help="keep curves: tensorboard, mlflow or wandb; repeat it", metavar="NAME")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train every fold and write a run. It holds weights, out-of-fold ledger, scores and pictures."""
@@ -204,7 +207,7 @@ def train(
         with told.stage("starting", 0, ""):
             from finefold.steps.reading import read_data
             from finefold.steps.train import train as step
-        made = step(read_data(data), split, recipe=chosen, out=out, progress=told)
+        made = step(read_data(data), split, recipe=chosen, out=out, track=track or [], progress=told)
     show.trained(made, as_json=as_json)
 
 

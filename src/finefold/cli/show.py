@@ -166,7 +166,8 @@ def trained(run: "Run", *, as_json: bool) -> None:
     """After `finefold train`."""
     found = run.scores()
     if as_json:
-        print_json({"run": str(run.folder.path), "seconds": run.manifest["seconds"], "scores": found})
+        told = {key: run.manifest[key] for key in ("seconds", "expected", "took") if key in run.manifest}
+        print_json({"run": str(run.folder.path), **told, "scores": found})
         return
     _score_table(found)
     engine = run.manifest["engine"]

@@ -132,9 +132,14 @@ class TrainRole:
     key: tuple[int, int, int]
 
     @property
+    def rows_per_epoch(self) -> int:
+        """The same in every epoch."""
+        return len(self._order(0))
+
+    @property
     def batches_per_epoch(self) -> int:
         """The same in every epoch."""
-        return -(-len(self._order(0)) // self.recipe.train.batch_size)
+        return -(-self.rows_per_epoch // self.recipe.train.batch_size)
 
     def rng(self, epoch: int, batch: int) -> np.random.Generator:
         """A generator of this batch's own; batch -1 is the epoch's order."""

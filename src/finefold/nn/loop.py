@@ -8,7 +8,7 @@ Shapes: B rows of a batch, K joint classes, C classes of one head.
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from finefold.errors import TrainingError
 from finefold.nn.averaging import Average
 from finefold.nn.classifier import Tail
 from finefold.nn.freezing import PhasePlan
@@ -105,6 +106,7 @@ class PhaseLoop:
         precision: "fp32", "bf16" or "fp16" (on CUDA, with loss scaling).
         device: where the tail is.
         average_from: step after which weights are averaged.
+        is_compiled: whether whole batches go through the tail compiled; an epoch's last, smaller one never does.
     """
 
     tail: Tail
@@ -121,12 +123,14 @@ class PhaseLoop:
     precision: str
     device: torch.device
     average_from: int = 0
+    is_compiled: bool = False
     step: int = 0
     scores: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._names = dict(self.tail.classifier.named_parameters())
         self._trained = {name: self._names[name] for group in self.plan.groups for name in group.names}
+        self._compiled = _compiled(self.tail) if self.is_compiled else self.tail
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
 
     def run(self) -> Iterator[Step]:
@@ -163,10 +167,12 @@ class PhaseLoop:
     def _backward(self, batch: Batch, share: float) -> float:
         """Adds a batch's gradients, weighed by its share of the step; its part of the loss."""
         rows, targets_BK = batch.rows.to(self.device), batch.targets_BK.to(self.device)
-        with autocast(self.device, self.precision):
-            logits = self.tail(rows)
-        loss = self.losses(logits, targets_BK) * share
-        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        forward = self._compiled if len(rows) == self.role.recipe.train.batch_size else self.tail
+        with _compiling() if self.is_compiled else contextlib.nullcontext():
+            with autocast(self.device, self.precision):
+                logits = forward(rows)
+            loss = self.losses(logits, targets_BK) * share
+            self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
 
     def _changing(self) -> dict[str, Tensor]:
@@ -218,6 +224,25 @@ class PhaseLoop:
         with torch.no_grad():
             for name, value in self._changing().items():
                 value.copy_(values[name])
+
+
+def _compiled(tail: Tail) -> Callable[[Tensor], dict[str, Tensor]]:
+    """The tail, to be compiled when it is first called."""
+    torch.compiler.reset()  # what earlier phases and folds compiled would count against this one
+    compiled: Callable[[Tensor], dict[str, Tensor]] = torch.compile(tail, dynamic=False)
+    return compiled
+
+
+@contextlib.contextmanager
+def _compiling() -> Iterator[None]:
+    """In the block, a model that cannot be compiled is an error that says what to set."""
+    from torch._dynamo.exc import TorchDynamoException  # takes a second to load
+
+    try:
+        yield
+    except TorchDynamoException as reason:
+        told = (str(reason).splitlines() or [type(reason).__name__])[0]
+        raise TrainingError(f"the model cannot be compiled: {told[:200]}", "set train.compile = false") from reason
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:

@@ -51,6 +51,7 @@ REASONS: dict[str, str] = {
     "train.accumulate": "batches whose gradients make one step; more where memory is short",
     "train.clip_norm": "longer gradients are shortened, so that one odd batch cannot undo training; 0 for none",
     "train.precision": "fp32 on a processor, bf16 on a GPU that has it, fp16 on others",
+    "train.compile": "on a processor compiling takes a minute and steps are no faster (docs/LOG.md); try it on a GPU",
     "train.average": "none, as short trainings end on a small rate; ema or swa average the weights of late steps",
     "train.ema_decay": "of ema: each step counts one hundredth, so about the last hundred steps make the average",
     "train.swa_start": "of swa: share of the phase after which weights are averaged",

@@ -161,6 +161,7 @@ class TrainRecipe(Table):
     accumulate: Annotated[int, Field(ge=1)] = 1
     clip_norm: Annotated[float, Field(ge=0)] = 1.0  # 0 for none
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    compile: bool = False
     average: Literal["none", "ema", "swa"] = "none"
     ema_decay: Annotated[float, Field(gt=0, lt=1)] = 0.99
     swa_start: Share = 0.75

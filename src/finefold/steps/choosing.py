@@ -109,7 +109,7 @@ def choose(
     progress.say(f"choosing what trains: {TRIED_STAGES} for {TRIED_LENGTH} on fold {TRIED_FOLD}, against the probe")
     training = plan(trial_recipe(recipe))
     tried = tune(training, heads, progress, folds=(TRIED_FOLD,))
-    measured = measure(probe, tried, samples)
+    measured = measure(probe, tried.predictions, samples)
     return decide(recipe, measured)
 
 

@@ -2,8 +2,8 @@
 
 import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ from finefold.steps.progress import SILENT, Progress
 from finefold.steps.reading import Data, without_unreadable
 from finefold.steps.run import Run, open_run
 from finefold.steps.split import check_fits, check_groups, check_train_labels, make
+from finefold.steps.tracking import OnEvent, check_track, tracked
 from finefold.steps.training import Training, ordinal_shares, quick_scores
 from finefold.steps.tuning import plan_lines, planned, tune
 
@@ -62,6 +63,8 @@ def train(
     overrides: Sequence[str] = (),
     out: str | Path,
     own: Own = NOTHING,
+    track: Sequence[str] = (),
+    on_event: OnEvent | None = None,
     progress: Progress = SILENT,
 ) -> Run:
     """Trains a head for every fold on the cached features and writes the run.
@@ -73,14 +76,19 @@ def train(
         recipe: a preset's name, a TOML file's path, or a recipe.
         overrides: `key.path=value`, on top of the recipe.
         out: the run's folder; it must not hold a finished run.
-        own: a network, loss or augmentation of your own, in place of the recipe's.
+        own: a network or whole model, a loss or an augmentation of your own, in place of the recipe's.
+        track: `tensorboard`, `mlflow` or `wandb`: curves of the training, kept in the run's `track/`.
+        on_event: called with every step, epoch and the scores at the end, see steps/tracking.py.
         progress: told of the stages.
 
     Raises:
+        UsageError: what `track` names is not installed, or `own` does not fit the data.
         RecipeError, SplitError, RunError, WeightsError, EngineError, CacheError, DataError: see each.
     """
     start = time.perf_counter()
     chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
+    own.check_fits(data.space, chosen)
+    check_track(track)
     folder = RunFolder(Path(out))
     given = given_split(data, split, chosen, progress)
     fingerprint = {
@@ -90,46 +98,61 @@ def train(
         **{f"own {what}": text_hash(name) for what, name in own.about.items()},
     }
     with folder.begun(fingerprint):
-        cache = prefix_cache(chosen, progress, own)
-        with progress.stage("features", len(data.samples), "images") as advance:
-            features = cache.compute(data.samples.ids, data.samples.paths, advance=advance)
-        samples = without_unreadable(data.samples, list(features.findings))
-        for finding in features.findings:
-            progress.say(f"left out: {finding.ids[0]}: {finding.evidence['reason']}")
-        folds = folds_of(given, samples, features.findings, chosen)
-        check_train_labels(folds, samples)
-        if num_dropped := int((samples.train_labels_N < 0).sum()):
-            progress.say(f"train_drop keeps {num_dropped} of {len(samples)} samples out of training")
-        rows_ND = features.rows_ND[features.is_readable_N]
-        fitted = fit_heads(rows_ND, samples, folds, chosen, progress)
-        choice = None
-        if chosen.choose:
-            _tell_probe(fitted.predictions, samples, progress)
-            choice = _choose(folder, data, chosen, fitted, samples, folds, cache, progress, own)
-            for line in choice.lines:
-                progress.say(line)
-            chosen = choice.recipe
-            if chosen.is_probe_only:
-                fitted = fit_heads(rows_ND, samples, folds, chosen, progress)
-        _write_inputs(folder, data, samples, folds, chosen, cache.backbone)
+        with tracked(folder, track, chosen, on_event) as tell:
+            tell({"kind": "begin", "run": str(folder.path), "recipe": chosen.model_dump(mode="json")})
+            made = _train_into(folder, data, given, chosen, own, tell, progress)
+        folder.finish({**provenance(), "seconds": round(time.perf_counter() - start, 2), **made})
+    return open_run(folder.path, network=own.body)
+
+
+def _train_into(
+    folder: RunFolder,
+    data: Data,
+    given: Split | None,
+    chosen: Recipe,
+    own: Own,
+    tell: OnEvent,
+    progress: Progress,
+) -> dict[str, Any]:
+    """All of a run but its manifest, and what that keeps of how it was made."""
+    cache = prefix_cache(chosen, progress, own)
+    with progress.stage("features", len(data.samples), "images") as advance:
+        features = cache.compute(data.samples.ids, data.samples.paths, advance=advance)
+    samples = without_unreadable(data.samples, list(features.findings))
+    for finding in features.findings:
+        progress.say(f"left out: {finding.ids[0]}: {finding.evidence['reason']}")
+    folds = folds_of(given, samples, features.findings, chosen)
+    check_train_labels(folds, samples)
+    if num_dropped := int((samples.train_labels_N < 0).sum()):
+        progress.say(f"train_drop keeps {num_dropped} of {len(samples)} samples out of training")
+    rows_ND = features.rows_ND[features.is_readable_N]
+    hashes = tuple(np.asarray(features.hashes, object)[features.is_readable_N])
+    fitted = fit_heads(rows_ND, samples, folds, chosen, progress)
+    measured = {}
+    if chosen.choose:
+        _tell_probe(fitted.predictions, samples, progress)
+        choice = _choose(folder, data, chosen, fitted, samples, folds, cache, hashes, progress, own)
+        for line in choice.lines:
+            progress.say(line)
+        chosen, measured = choice.recipe, {"chosen": choice.to_dict()}
         if chosen.is_probe_only:
-            _write_folds(folder, fitted, samples, folds, cache.backbone)
-            predictions, plan = fitted.predictions, None
-        else:
-            _tell_probe(fitted.predictions, samples, progress)
-            head = head_of_one(fitted.heads[0], samples, chosen)
-            training = planned(folder, chosen, samples, folds, cache, head, progress, own)
-            plan = training.plan
-            for line in plan_lines(plan):
-                progress.say(line)
-            heads = fitted.heads if chosen.phase[0].is_probe else tuple(blank_heads(one) for one in fitted.heads)
-            predictions = tune(training, heads, progress)
-            write_histories(folder, chosen, samples, num_folds=folds.num_folds)
-        _write_results(folder, predictions, samples, folds, chosen, features.findings)
-        made = _about_run(chosen, samples, folds, cache, features, fitted, plan, own)
-        measured = {} if choice is None else {"chosen": choice.to_dict()}
-        folder.finish({**provenance(), "seconds": round(time.perf_counter() - start, 2), **made, **measured})
-    return open_run(folder.path, network=own.network)
+            fitted = fit_heads(rows_ND, samples, folds, chosen, progress)
+    _write_inputs(folder, data, samples, folds, chosen, cache.backbone)
+    predictions, about = fitted.predictions, dict[str, Any]()
+    if chosen.is_probe_only:
+        _write_folds(folder, fitted, samples, folds, cache.backbone)
+    else:
+        _tell_probe(fitted.predictions, samples, progress)
+        head = head_of_one(fitted.heads[0], samples, chosen)
+        training = replace(planned(folder, chosen, samples, folds, cache, head, progress, own), hashes=hashes)
+        for line in plan_lines(training.plan):
+            progress.say(line)
+        tuned = tune(training, _start_heads(fitted, chosen, own, progress), progress, tell=tell)
+        predictions, about = tuned.predictions, {**_about_plan(training.plan), **tuned.to_dict()}
+        write_histories(folder, chosen, samples, num_folds=folds.num_folds)
+    scores = _write_results(folder, predictions, samples, folds, chosen, features.findings)
+    tell({"kind": "end", "scores": scores})
+    return {**_about_run(chosen, samples, folds, cache, features, fitted, about, own), **measured}
 
 
 def _choose(
@@ -140,6 +163,7 @@ def _choose(
     samples: SampleTable,
     split: Split,
     cache: PrefixCache,
+    hashes: tuple[bytes, ...],
     progress: Progress,
     own: Own,
 ) -> Chosen:
@@ -148,7 +172,7 @@ def _choose(
     def plan(tried: Recipe) -> Training:
         _write_inputs(folder.trial, data, samples, split, tried, cache.backbone)
         head = head_of_one(fitted.heads[0], samples, tried)
-        return planned(folder.trial, tried, samples, split, cache, head, progress, own)
+        return replace(planned(folder.trial, tried, samples, split, cache, head, progress, own), hashes=hashes)
 
     return choose(recipe, fitted.predictions, fitted.heads, samples, plan, progress)
 
@@ -160,7 +184,7 @@ def _about_run(
     cache: PrefixCache,
     features: Features,
     fitted: _Fitted,
-    plan: FreezePlan | None,
+    tuning: Mapping[str, Any],
     own: Own,
 ) -> dict[str, Any]:
     """What the manifest keeps of what the run was made of."""
@@ -170,12 +194,16 @@ def _about_run(
         "features": {"images": len(features.is_readable_N), "computed": features.num_computed},
         "strengths": fitted.strengths,
         "probe": quick_scores(fitted.predictions.probs_NK, samples.labels_N),
-        **({} if plan is None else {"plan": plan.to_dict(), "cut": plan.cut}),
+        **tuning,
         "train_shares": train_shares(samples).tolist(),
         "class_names": list(samples.space.class_names),
         "num_folds": split.num_folds,
         **({"own": dict(own.about)} if own.about else {}),
     }
+
+
+def _about_plan(plan: FreezePlan) -> dict[str, Any]:
+    return {"plan": plan.to_dict(), "cut": plan.cut}
 
 
 def _about_prefix(cache: PrefixCache) -> dict[str, Any]:
@@ -192,8 +220,8 @@ def prefix_cache(recipe: Recipe, progress: Progress, own: Own = NOTHING) -> Pref
     """The recipe's backbone, or the user's own, on the engine that runs it."""
     model = recipe.model
     with progress.stage("model", 0, ""):
-        if own.network is not None and own.preprocessing is not None:
-            backbone = own_backbone(own.network, own.preprocessing)
+        if own.body is not None and own.preprocessing is not None:
+            backbone = own_backbone(own.body, own.preprocessing)
         else:
             backbone = backbone_of(recipe)
         choice = choose_engine(backbone, engine=model.engine, precision=model.precision, report=progress.say)
@@ -278,6 +306,20 @@ def head_of_one(heads: FoldHeads, samples: SampleTable, recipe: Recipe) -> Joint
     return JointLogits(FoldHeads({JOINT: heads.heads[first]}), samples.for_attribute(first).space)
 
 
+def _start_heads(fitted: _Fitted, recipe: Recipe, own: Own, progress: Progress) -> tuple[FoldHeads, ...]:
+    """What each fold's training starts from: the probe's heads, a whole model's own, or heads that know nothing."""
+    if recipe.phase[0].is_probe:
+        if own.whole is not None:
+            progress.say(
+                f"the probe fits `{own.whole.path}` anew; without a probe phase training starts from your weights"
+            )
+        return fitted.heads
+    if own.whole is not None:
+        progress.say(f"no probe: training starts from your model's own last layer, `{own.whole.path}`")
+        return tuple(FoldHeads({JOINT: own.whole.head}) for _ in fitted.heads)
+    return tuple(blank_heads(one) for one in fitted.heads)
+
+
 def _tell_probe(predictions: Predictions, samples: SampleTable, progress: Progress) -> None:
     """What the heads alone reach, which the training has to beat."""
     scores = quick_scores(predictions.probs_NK, samples.labels_N)
@@ -337,7 +379,8 @@ def _write_results(
     split: Split,
     recipe: Recipe,
     findings: Sequence[Finding],
-) -> None:
+) -> dict[str, Any]:
+    """Ledger, scores, findings and pictures; the scores."""
     ledger = Ledger(predictions, split.folds_for(samples.ids), tuple(samples.groups), samples.labels_N)
     ledger.write(folder.ledger)
     scores = score(ledger, samples.space.attribute_table(), recipe)
@@ -347,3 +390,4 @@ def _write_results(
     write_text(folder.picture("confusion"), draw_confusion(scores["confusion"], names, title="Out-of-fold confusion"))
     bars = draw_class_bars(scores["classes"], title="Out-of-fold F1 per class")
     write_text(folder.picture("classes"), bars)
+    return scores

@@ -15,11 +15,11 @@ from finefold.errors import RecipeError
 from finefold.metrics.classification import confusion_matrix, log_loss_N, scores_from_confusion
 from finefold.nn.averaging import make_average
 from finefold.nn.backbones import IMAGES, Backbone
-from finefold.nn.classifier import Classifier, Tail
+from finefold.nn.classifier import Classifier, JointLogits, Tail
 from finefold.nn.engines import Choice
 from finefold.nn.features import PLAIN, PrefixCache
 from finefold.nn.freezing import FreezePlan, PhasePlan
-from finefold.nn.heads import JOINT
+from finefold.nn.heads import JOINT, FoldHeads
 from finefold.nn.loaders import CachedRows, ImageRows, Rows, TrainRole
 from finefold.nn.loop import HeadLosses, PhaseLoop, freeze
 from finefold.nn.losses import make_loss
@@ -43,12 +43,13 @@ class Training:
     Args:
         folder: the run.
         recipe, samples, split, plan, backbone: the run's.
-        hashes: [N] where each sample's rows lie in the prefix cache; empty before they were computed.
+        hashes: [N] where each sample's rows lie in the prefix cache; empty before they are known.
         shapes: cut -> shape of a row.
         choice: the engine that computed them.
         precision: of the steps.
         device: of the steps.
         own: what the user brought from Python.
+        is_compiled: whether steps are.
     """
 
     folder: RunFolder
@@ -63,27 +64,35 @@ class Training:
     precision: str
     device: torch.device
     own: Own = NOTHING
+    is_compiled: bool = False
 
     @classmethod
     def read(cls, folder: RunFolder, attribute: str | None = None, own: Own = NOTHING) -> "Training":
         """What the parent wrote; of one attribute's own models where it is named."""
         told = read_json(folder.training)
         spec = read_spec(folder.data)
-        samples = SampleTable(pl.read_parquet(folder.samples), spec.space, spec.root)
-        return cls(
-            folder if attribute is None else folder.part(attribute),
+        training = cls(
+            folder,
             load_recipe(str(folder.recipe)),
-            samples if attribute is None else samples.for_attribute(attribute),
+            SampleTable(pl.read_parquet(folder.samples), spec.space, spec.root),
             read_split(folder.split),
             FreezePlan.from_dict(told["plan"]),
-            replace(Backbone.read(folder.backbone), own=own.network),
+            replace(Backbone.read(folder.backbone), own=own.body, opened=frozenset(told["opened"])),
             tuple(bytes.fromhex(one) for one in told["hashes"]),
             {cut: tuple(shape) for cut, shape in told["shapes"].items()},
             Choice(told["engine"], told["engine_precision"], "as planned"),
             told["precision"],
             torch.device(told["device"]),
             own,
+            told["compiled"],
         )
+        return training.of(attribute)
+
+    def of(self, attribute: str | None) -> "Training":
+        """The same of one attribute's own models; as it is where none is named."""
+        if attribute is None:
+            return self
+        return replace(self, folder=self.folder.part(attribute), samples=self.samples.for_attribute(attribute))
 
     def backbone_at(self, cut: str) -> Backbone:
         """The backbone up to a cut."""
@@ -94,10 +103,12 @@ class Training:
         told = {
             "plan": self.plan.to_dict(),
             "shapes": {cut: list(shape) for cut, shape in self.shapes.items()},
+            "opened": sorted(self.backbone.opened or ()),
             "engine": self.choice.engine,
             "engine_precision": self.choice.precision,
             "precision": self.precision,
             "device": self.device.type,
+            "compiled": self.is_compiled,
             "hashes": [one.hex() for one in self.hashes],
         }
         write_json(self.folder.training, told)
@@ -195,6 +206,14 @@ def held_out_by(training: Training, fold: int) -> NDArray[np.int64]:
     return np.flatnonzero(training.split.folds_for(training.samples.ids) == fold)
 
 
+def start_classifier(training: Training, fold: int) -> Classifier:
+    """A fold's model before its first step, on the training's device."""
+    network = training.backbone.build_network().to(memory_format=torch.channels_last)
+    ordinal = ordinal_shares(training.recipe, training.samples, trained_by(training, fold))
+    heads = FoldHeads.read(training.folder.start_weights(fold))
+    return Classifier(network, JointLogits(heads, training.samples.space, ordinal)).to(training.device)
+
+
 def phase_loop(training: Training, classifier: Classifier, fold: int, number: int) -> PhaseLoop:
     """The loop of one phase of a fold, before its first step; what the phase leaves alone is frozen.
 
@@ -225,6 +244,7 @@ def phase_loop(training: Training, classifier: Classifier, fold: int, number: in
         precision=training.precision,
         device=training.device,
         average_from=round(recipe.train.swa_start * num_steps) if recipe.train.average == "swa" else 0,
+        is_compiled=training.is_compiled,
     )
 
 

@@ -248,7 +248,8 @@ def _first_images(
     rows: list[int] = []
     paths: Sequence[Path] = samples.paths
     known = np.flatnonzero(samples.labels_N >= 0)
-    for row in known[np.unique(np.linspace(0, len(known) - 1, 4 * BATCH).astype(int))].tolist():
+    spread = np.unique(np.linspace(0, len(known) - 1, 4 * BATCH).astype(int)) if len(known) else known
+    for row in known[spread].tolist():
         try:
             images.append(load_input(paths[row].read_bytes(), preprocessing, MAX_PIXELS))
         except (ImageError, OSError):

@@ -54,11 +54,11 @@ class Strata:
         return (*self.space.class_names, *partial)
 
     @property
-    def possible_SK(self) -> NDArray[np.bool_]:
-        """Which joint classes each stratum may be."""
+    def possible_PK(self) -> NDArray[np.bool_]:
+        """Which joint classes each partial label may be."""
         codes_KA = np.stack(list(self.space.attribute_codes().values()), axis=1)
         fits_PKA = (self.partial_PA[:, None, :] < 0) | (self.partial_PA[:, None, :] == codes_KA)
-        return np.vstack([np.eye(self.space.num_classes, dtype=bool), fits_PKA.all(axis=2)])
+        return np.asarray(fits_PKA.all(axis=2))
 
     def members(self, name: str) -> NDArray[np.float64]:
         """[S, C] 1 where a stratum is of an attribute's class; a row of zeros where that is missing."""
@@ -73,5 +73,6 @@ class Strata:
         Args:
             counts_K: how frequent the classes are.
         """
-        most_S = np.where(self.possible_SK, counts_K, -1).argmax(axis=1)
+        most_P = np.where(self.possible_PK, counts_K, -1).argmax(axis=1)
+        most_S = np.concatenate([np.arange(self.space.num_classes), most_P])
         return np.asarray(np.where(self.codes_N >= 0, most_S[self.codes_N], -1))

@@ -161,7 +161,7 @@ def head_losses(training: Training, trained: NDArray[np.int64]) -> HeadLosses:
     counts = {name: (counts_S @ member_SC).astype(np.int64) for name, member_SC in members.items()}
     shares, spread = {name: float(counts_C.sum() / len(trained)) for name, counts_C in counts.items()}, None
     if JOINT in members and len(strata) > num_classes:
-        shares, spread = {}, make_spread(said, strata.possible_SK[num_classes:], counts[JOINT])
+        shares, spread = {}, make_spread(said, strata.possible_PK, counts[JOINT])
     return HeadLosses(
         {name: make_loss(said, counts_C) for name, counts_C in counts.items()},
         {name: torch.from_numpy(member_SC).float() for name, member_SC in members.items()},

@@ -148,3 +148,16 @@ def test_blocks_of_rows_do_not_matter(problem, monkeypatch):
     found = fit(problem)
     monkeypatch.setattr(probe, "ROWS_AT_ONCE", 37)
     assert np.allclose(fit(problem).probs_NC, found.probs_NC, atol=2e-3)
+
+
+def test_rows_of_unknown_class_train_and_score_nothing(problem):
+    """With classes missing, heads are scikit-learn's of the known rows, losses too, and all rows are predicted."""
+    features_ND, labels_N, folds_N = problem
+    known_N = np.where(np.random.default_rng(1).random(N) < 0.3, -1, labels_N)
+    found = fit_probe(features_ND, known_N, known_N, folds_N, num_classes=C, strengths=(30.0,))
+    expected_NC = sklearn_probs(features_ND, known_N, folds_N, inverse_strength=1 / 30)
+    assert np.abs(found.probs_NC - expected_NC).max() < 5e-3
+    rows = known_N >= 0
+    losses_N = -np.log(expected_NC[rows, known_N[rows]])
+    expected_F = [losses_N[folds_N[rows] == fold].mean() for fold in range(F)]
+    assert np.allclose(found.losses_FS[:, 0], expected_F, atol=5e-3)

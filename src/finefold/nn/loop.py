@@ -4,7 +4,7 @@ The caller decides when to evaluate, log, save and stop. Everything a step does 
 from its number: the order of samples, their views and dropout are drawn from (seed, fold, phase, epoch, batch), so that
 a loop that goes on from a saved state does bitwise what it would have done.
 
-Shapes: B rows of a batch, K joint classes, C classes of one head.
+Shapes: B rows of a batch, K joint classes, S strata (joint classes and partial labels), C classes of one head.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from finefold.nn.averaging import Average
 from finefold.nn.classifier import Tail
 from finefold.nn.freezing import PhasePlan
 from finefold.nn.loaders import Batch, TrainRole
-from finefold.nn.losses import Loss
+from finefold.nn.losses import Loss, Spread, of_known
 from finefold.nn.optim import clip_gradients, load_state_tensors, set_rates, state_tensors
 from finefold.nn.range_test import Ramp
 from finefold.nn.schedules import Schedule
@@ -67,23 +67,35 @@ class NotFinite(Exception):  # noqa: N818, turned into a TrainingError by who kn
 
 @dataclass(frozen=True)
 class HeadLosses:
-    """The loss of every head, and how the joint targets become theirs.
+    """The loss of every head, and how the targets become theirs.
 
     Args:
         losses: head -> its loss.
-        members: head -> [K, C], 1 where a joint class is of the head's class.
+        members: head -> [S, C], 1 where a stratum is of the head's class, a row of zeros where that is missing.
         weights: head -> of its loss in the sum.
+        shares: head -> the share of training rows whose class is known; heads that know all are left out.
+        spread: for a joint head, what makes targets of partial labels; None where there are none.
     """
 
     losses: Mapping[str, Loss]
     members: Mapping[str, Tensor]
     weights: Mapping[str, float]
+    shares: Mapping[str, float] = field(default_factory=dict)
+    spread: Spread | None = None
 
-    def __call__(self, logits: Mapping[str, Tensor], targets_BK: Tensor) -> Tensor:
-        total = targets_BK.new_zeros(())
+    def __call__(self, logits: Mapping[str, Tensor], targets_BS: Tensor) -> Tensor:
+        total = targets_BS.new_zeros(())
         for name, loss in self.losses.items():
-            targets_BC = targets_BK @ self.members[name].to(targets_BK.device)
-            total = total + self.weights[name] * loss(logits[name].float(), targets_BC)
+            logits_BC = logits[name].float()
+            if self.spread is None:
+                targets_BC = targets_BS @ self.members[name].to(targets_BS.device)
+            else:
+                targets_BC = self.spread(logits_BC, targets_BS)
+            if name in self.shares:
+                value = of_known(loss, logits_BC, targets_BC, self.shares[name])
+            else:
+                value = loss(logits_BC, targets_BC)
+            total = total + self.weights[name] * value
         return total
 
 
@@ -166,12 +178,12 @@ class PhaseLoop:
 
     def _backward(self, batch: Batch, share: float) -> float:
         """Adds a batch's gradients, weighed by its share of the step; its part of the loss."""
-        rows, targets_BK = batch.rows.to(self.device), batch.targets_BK.to(self.device)
+        rows, targets_BS = batch.rows.to(self.device), batch.targets_BS.to(self.device)
         forward = self._compiled if len(rows) == self.role.recipe.train.batch_size else self.tail
         with _compiling() if self.is_compiled else contextlib.nullcontext():
             with autocast(self.device, self.precision):
                 logits = forward(rows)
-            loss = self.losses(logits, targets_BK) * share
+            loss = self.losses(logits, targets_BS) * share
             self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
 

@@ -40,7 +40,7 @@ class Probe:
         heads: [F], each with the strength chosen for its fold.
         probs_NC: out-of-fold probabilities.
         strengths_F: the strength chosen for each fold.
-        losses_FS: mean log loss of each fold's own rows under each strength.
+        losses_FS: mean log loss of each fold's own rows of known class under each strength; 0 where it has none.
     """
 
     heads: tuple[LinearHead, ...]
@@ -70,7 +70,7 @@ def fit_probe(
 
     Args:
         features_ND: any float type.
-        labels_N: codes in [0, C) that losses are measured against.
+        labels_N: codes in [0, C) that losses are measured against, -1 where that is not known.
         train_labels_N: codes that training sees, -1 to leave a row out of training.
         folds_N: which fold holds each row out, 0..F-1.
         num_classes: C.
@@ -90,8 +90,9 @@ def fit_probe(
     start_PX = torch.zeros(len(everything_P), (problems.num_features + 1) * num_classes)
     rough_PX = fit(start_PX, everything_P, tolerance=ROUGH, advance=lambda step: advance("all strengths", step))
     probs_SNC = _out_of_fold(problems.to_heads(rough_PX), raised_ND, folds_N)
-    losses_FS = _fold_losses(probs_SNC, labels_N, folds_N, num_folds)
-    best_F = _best_for_other_folds(losses_FS, np.bincount(folds_N, minlength=num_folds))
+    is_known_N = labels_N >= 0
+    losses_FS = _fold_losses(probs_SNC[:, is_known_N], labels_N[is_known_N], folds_N[is_known_N], num_folds)
+    best_F = _best_for_other_folds(losses_FS, np.bincount(folds_N[is_known_N], minlength=num_folds))
     chosen_F = torch.from_numpy(best_F) + torch.arange(num_folds) * num_strengths
     fine_FX = fit(rough_PX[chosen_F], chosen_F, tolerance=FINE, advance=lambda step: advance("chosen strengths", step))
     heads = problems.to_heads(fine_FX, chosen_F)
@@ -127,7 +128,8 @@ def _fold_losses(
 ) -> NDArray[np.float64]:
     """[F, S] mean log loss of each fold's rows."""
     losses_SN = -np.log(np.maximum(probs_SNC[:, np.arange(len(labels_N)), labels_N], 1e-15))
-    return np.stack([losses_SN[:, folds_N == fold].mean(axis=1) for fold in range(num_folds)])
+    by_fold = [losses_SN[:, folds_N == fold] for fold in range(num_folds)]
+    return np.stack([of_SN.mean(axis=1) if of_SN.size else np.zeros(len(of_SN)) for of_SN in by_fold])
 
 
 class _Problems:

@@ -4,7 +4,7 @@ Shapes: N samples, K classes.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
@@ -72,7 +72,7 @@ class Comparison:
 
     Args:
         by: the score they are ranked by.
-        num_samples, num_groups: of the ledgers.
+        num_samples, num_groups: of the ledgers, where the joint class is known.
         ranking: names and their scores.
         attributes: name of the run -> attribute -> accuracy.
         pairs: every two of them, the better one second.
@@ -123,6 +123,7 @@ def compare(runs: Sequence[Run | str | Path], *, by: By = "macro_f1") -> Compari
             np.asarray(first.groups),
             first.predictions.class_names,
             attributes,
+            codes_NA=first.codes_NA,
             resamples=opened[0].recipe.scores.resamples,
         )
         for ledger in ledgers
@@ -137,8 +138,8 @@ def compare(runs: Sequence[Run | str | Path], *, by: By = "macro_f1") -> Compari
     )
     return Comparison(
         by,
-        len(first.labels_N),
-        len(set(first.groups)),
+        int((first.labels_N >= 0).sum()),
+        len({group for group, label in zip(first.groups, first.labels_N, strict=True) if label >= 0}),
         tuple((names[place], {score: drawn[place].values[score] for score in SCORES}) for place in order),
         {names[place]: {one: drawn[place].values[f"attribute {one}"] for one in attributes} for place in order},
         pairs,
@@ -199,19 +200,14 @@ def _aligned(runs: Sequence[Run], names: Sequence[str]) -> list[Ledger]:
                 "train both on the same data.toml with the same split file (`finefold train --split FILE`)",
             )
     ids = first.predictions.ids
-    return [Ledger(one.predictions.rows_for(ids), first.folds_N, first.groups, first.labels_N) for one in ledgers]
+    return [replace(first, predictions=one.predictions.rows_for(ids)) for one in ledgers]
 
 
 def _what_differs(run: Run, ledger: Ledger, other_run: Run, other: Ledger) -> str | None:
     """Why two ledgers are no pair; None where they are one."""
     if ledger.predictions.class_names != other.predictions.class_names:
         return "their classes differ"
-    mine = dict(
-        zip(ledger.predictions.ids, zip(ledger.labels_N.tolist(), ledger.folds_N.tolist(), strict=True), strict=True)
-    )
-    theirs = dict(
-        zip(other.predictions.ids, zip(other.labels_N.tolist(), other.folds_N.tolist(), strict=True), strict=True)
-    )
+    mine, theirs = _facts(ledger), _facts(other)
     if mine.keys() != theirs.keys():
         alone = mine.keys() ^ theirs.keys()
         return f"{len(alone)} samples are in one of them only, e.g. `{sorted(alone)[0]}`"
@@ -221,3 +217,9 @@ def _what_differs(run: Run, ledger: Ledger, other_run: Run, other: Ledger) -> st
     if run.manifest["hashes"]["split"] != other_run.manifest["hashes"]["split"] or mine != theirs:
         return "they have different splits, so their folds' models saw different samples"
     return None
+
+
+def _facts(ledger: Ledger) -> dict[str, tuple[list[int], int]]:
+    """What a ledger takes for true of every sample, all attributes' codes where some are missing, and its fold."""
+    truth_NA = ledger.labels_N[:, None] if ledger.codes_NA is None else ledger.codes_NA
+    return dict(zip(ledger.predictions.ids, zip(truth_NA.tolist(), ledger.folds_N.tolist(), strict=True), strict=True))

@@ -34,6 +34,7 @@ def score(ledger: Ledger, attributes: dict[str, Any], recipe: Recipe) -> dict[st
         groups_N=np.asarray(ledger.groups),
         class_names=ledger.predictions.class_names,
         attributes=attributes,
+        codes_NA=ledger.codes_NA,
         resamples=recipe.scores.resamples,
         seed=recipe.seed,
     )

@@ -26,7 +26,8 @@ class Own:
     Args:
         network: normalised images [B, 3, H, W] -> features [B, D]; its weights are where training starts.
         preprocessing: what makes an image its input; needed with `network` or `model`.
-        loss: (logits [B, C], targets [B, C] whose rows sum to 1) -> a scalar.
+        loss: (logits [B, C], targets [B, C] whose rows sum to 1) -> a scalar. It sees no row whose class is missing;
+            where such images are mixed with others, rows sum to the share that is known.
         augment: (image uint8 [H, W, 3]) -> such an image, an albumentations Compose or a torchvision v2 transform.
         model: in place of `network`, a whole model: normalised images [B, 3, H, W] -> logits [B, K] of the data's
             classes in their order, given by its last nn.Linear. That layer is the head: training starts from its

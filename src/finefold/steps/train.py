@@ -123,8 +123,7 @@ def _train_into(
         progress.say(f"left out: {finding.ids[0]}: {finding.evidence['reason']}")
     folds = folds_of(given, samples, features.findings, chosen)
     check_train_labels(folds, samples)
-    if num_dropped := int((samples.train_labels_N < 0).sum()):
-        progress.say(f"train_drop keeps {num_dropped} of {len(samples)} samples out of training")
+    _tell_left_out(samples, chosen, progress)
     rows_ND = features.rows_ND[features.is_readable_N]
     hashes = tuple(np.asarray(features.hashes, object)[features.is_readable_N])
     fitted = fit_heads(rows_ND, samples, folds, chosen, progress)
@@ -265,24 +264,22 @@ def folds_of(given: Split | None, samples: SampleTable, findings: Sequence[Findi
 def fit_heads(
     features_ND: NDArray[np.float16], samples: SampleTable, split: Split, recipe: Recipe, progress: Progress
 ) -> _Fitted:
-    """One head per fold on the joint class, or one per fold and attribute."""
+    """One head per fold on the joint class, or one per fold and attribute, fitted where that is known."""
     space, folds_N = samples.space, split.folds_for(samples.ids)
-    labels_N, train_N = samples.labels_N, samples.train_labels_N
-    tasks = {JOINT: (np.arange(space.num_classes), space.num_classes)}
+    tasks = {JOINT: samples}
     if recipe.model.heads != "joint":
-        codes = space.attribute_codes()
-        tasks = {name: (codes[name], size) for name, size in zip(space.names, space.sizes, strict=True)}
+        tasks = {name: samples.for_attribute(name) for name in space.names}
     heads: list[dict[str, LinearHead]] = [{} for _ in range(split.num_folds)]
     probs: list[NDArray[np.float64]] = []
     strengths = {}
-    for task, (codes_K, num_classes) in tasks.items():
+    for task, table in tasks.items():
         with progress.stage(f"heads ({task})" if len(tasks) > 1 else "heads", 0, "steps") as advance:
             probe = fit_probe(
                 features_ND,
-                codes_K[labels_N],
-                np.where(train_N >= 0, codes_K[train_N], -1),
+                table.labels_N,
+                table.train_labels_N,
                 folds_N,
-                num_classes=num_classes,
+                num_classes=table.space.num_classes,
                 strengths=recipe.probe.strengths,
                 power=recipe.head_power,
                 floor=0.0 if recipe.is_probe_only else TRAINED_ON_FLOOR,
@@ -326,12 +323,28 @@ def _tell_probe(predictions: Predictions, samples: SampleTable, progress: Progre
     progress.say(f"probe, out of fold: accuracy {scores['accuracy']:.3f}, macro F1 {scores['macro_f1']:.3f}")
 
 
+def _tell_left_out(samples: SampleTable, recipe: Recipe, progress: Progress) -> None:
+    """Which samples do not train, or not everything, and why."""
+    is_known_NA, is_trained_NA = samples.codes_NA >= 0, samples.train_codes_NA >= 0
+    if num_dropped := int((is_known_NA.any(axis=1) & ~is_trained_NA.any(axis=1)).sum()):
+        progress.say(f"train_drop keeps {num_dropped} of {len(samples)} samples out of training")
+    for name, count in samples.num_missing().items():
+        progress.say(f"{count} of {len(samples)} samples have no `{name}`: it is neither trained nor scored there")
+    num_partial = int((is_known_NA.any(axis=1) & ~is_known_NA.all(axis=1)).sum())
+    if num_partial and recipe.model.heads == "joint":
+        then = "; steps take them for all classes that they may be" * (not recipe.is_probe_only)
+        progress.say(
+            f"{num_partial} samples do not train the fit of the joint head, which needs all attributes{then}; "
+            'with model.heads = "per_attribute" what is known of them trains'
+        )
+
+
 def _step(advance: Callable[[int], None], _stage: str, _number: int) -> None:
     advance(1)
 
 
 def train_shares(samples: SampleTable) -> NDArray[np.float64]:
-    """[K] class shares of what training sees."""
+    """[K] class shares of what training sees, of samples whose class is known."""
     train_N = samples.train_labels_N
     counts_K = np.bincount(train_N[train_N >= 0], minlength=samples.space.num_classes)
     return np.asarray(counts_K / counts_K.sum())
@@ -381,7 +394,8 @@ def _write_results(
     findings: Sequence[Finding],
 ) -> dict[str, Any]:
     """Ledger, scores, findings and pictures; the scores."""
-    ledger = Ledger(predictions, split.folds_for(samples.ids), tuple(samples.groups), samples.labels_N)
+    codes_NA = samples.codes_NA if samples.num_missing() else None
+    ledger = Ledger(predictions, split.folds_for(samples.ids), tuple(samples.groups), samples.labels_N, codes_NA)
     ledger.write(folder.ledger)
     scores = score(ledger, samples.space.attribute_table(), recipe)
     write_json(folder.scores, scores)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TextIO
 import typer
 
 import finefold
-from finefold.cli import decide_verbs, rates_verbs
+from finefold.cli import answer_verbs, decide_verbs, rates_verbs
 from finefold.cli.options import AsJson, DataFile, Overrides, RecipeName, RunDir, SplitFile
 from finefold.cli.recipe_verbs import recipe_app
 from finefold.cli.weights_verbs import weights_app
@@ -213,15 +213,7 @@ app.command("lr-find", epilog="Example: finefold lr-find data.toml --recipe quic
 )
 
 
-@app.command(epilog="Example: finefold evaluate runs/first --json")
-def evaluate(run: RunDir, as_json: AsJson = False) -> None:
-    """Print a run's scores with 95 % intervals. Out of fold: overall, per attribute, class and fold."""
-    from finefold.cli import show
-    from finefold.steps.evaluate import evaluate as step
-    from finefold.steps.run import open_run
-
-    opened = open_run(run)
-    show.scores(opened, step(opened), as_json=as_json)
+app.command(epilog="Example: finefold evaluate runs/first --by source --pictures pictures/")(answer_verbs.evaluate)
 
 
 app.command(epilog="Example: finefold compare runs/first runs/second --by accuracy")(decide_verbs.compare)

@@ -35,3 +35,26 @@ def evaluate(
         found = step(opened, by=by or (), progress=told)
     files = () if pictures is None else write_pictures(opened, found, pictures)
     show_scores.scores(found, pictures=files, as_json=as_json)
+
+
+def predict(
+    run: RunDir,
+    images: Annotated[
+        Path | None, typer.Argument(help="a folder; by default [predict] of the run's data.toml", metavar="FOLDER")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="the answer file; a JSON of where it came from lies beside it")] = Path(
+        "submission.csv"
+    ),
+    strict: Annotated[bool, typer.Option("--strict", help="exit 1 where a test image is unreadable")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Answer for new images, as a checked submission. The answer is the mean of all folds."""
+    from finefold.cli import show
+    from finefold.cli.progress import progress
+
+    with progress() as told:
+        with told.stage("starting", 0, ""):
+            from finefold.steps.predict import write_answers
+            from finefold.steps.run import open_run
+        answers, written = write_answers(open_run(run), images, out=out, strict=strict, progress=told)
+    show.answers(answers, written, as_json=as_json)

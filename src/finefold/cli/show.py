@@ -7,13 +7,14 @@ from finefold.cli.printing import as_bytes, as_share, print_json, say, table, wa
 
 if TYPE_CHECKING:  # some of these load torch, which `evaluate` can do without
     from finefold.data.splits import SplitBalance
+    from finefold.steps.answers import Tally
     from finefold.steps.cache import CacheState
     from finefold.steps.demo import Demo
     from finefold.steps.init import Initialised
-    from finefold.steps.predict import Answers
     from finefold.steps.run import Run
     from finefold.steps.split import SplitMade
 
+SHOWN_FINDINGS = 20
 AVERAGES = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
@@ -157,22 +158,29 @@ def trained(run: "Run", *, as_json: bool) -> None:
         say(f"      finefold predict {run.folder.path} --out submission.csv")
 
 
-def answers(made: "Answers", written: Any, *, as_json: bool) -> None:
+def answers(made: "Tally", written: Any, *, as_json: bool) -> None:
     """After `finefold predict`."""
+    about = made.about()
     if as_json:
-        print_json({"file": str(written), **made.about()})
+        print_json({"file": str(written), **about})
         return
-    for finding in made.findings:
+    for finding in made.findings[:SHOWN_FINDINGS]:
         warn(f"{finding.ids[0]}: {finding.evidence['reason']}; it gets the training class shares")
-    names = made.predictions.class_names
+    if len(made.findings) > SHOWN_FINDINGS:
+        warn(f"and {len(made.findings) - SHOWN_FINDINGS:,} more, named in the JSON beside the answers")
     rows = [
-        (name, f"{round(share * len(made.predictions)):,}", as_share(share), as_share(train))
-        for name, share, train in zip(names, made.shares_K, made.run.train_shares_K, strict=True)
+        (name, f"{count:,}", f"{expected:,.1f}", as_share(share), as_share(train))
+        for name, count, expected, share, train in zip(
+            made.class_names, made.counts_K, made.expected_K, made.shares_K, made.run.train_shares_K, strict=True
+        )
     ]
-    table("answers beside training", ("class", "answers", "share of answers", "share in training"), rows)
+    columns = ("class", "answers", "expected", "share of answers", "share in training")
+    table("answers beside training", columns, rows)
     if made.is_far_from_training:
         warn("the answers' shares are far from the training shares: another kind of images, or another preprocessing?")
-    say(f"wrote {written}: {len(made.predictions):,} answers")
+    if expected_f1 := about["expected"].get("macro_f1"):
+        say(f"expected macro F1, as out of fold: {interval_of(expected_f1)}")
+    say(f"wrote {written}: {len(made):,} answers")
 
 
 def cache(state: "CacheState", *, was_cleared: bool, as_json: bool) -> None:

@@ -19,7 +19,7 @@ def evaluate(
         ),
     ] = None,
     pictures: Annotated[
-        Path | None, typer.Option(help="draw confusions and curves into this folder", metavar="FOLDER")
+        Path | None, typer.Option(help="draw confusions, curves and reliability into this folder", metavar="FOLDER")
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -24,11 +24,12 @@ if TYPE_CHECKING:
     from finefold.nn.transplant import Match, match_weights
     from finefold.recipe.loader import load_recipe
     from finefold.recipe.schema import Recipe
+    from finefold.steps.answers import Answers
     from finefold.steps.compare import Comparison, compare
     from finefold.steps.evaluate import evaluate
     from finefold.steps.init import init
     from finefold.steps.own import Own
-    from finefold.steps.predict import Answers, predict
+    from finefold.steps.predict import predict
     from finefold.steps.reading import Data, read_data
     from finefold.steps.run import Run, open_run
     from finefold.steps.split import make_split
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "Answers": "steps.predict",
+    "Answers": "steps.answers",
     "Attribute": "data.labels",
     "Bands": "data.labels",
     "Comparison": "steps.compare",

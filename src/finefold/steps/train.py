@@ -125,7 +125,7 @@ def train(
             heads = fitted.heads if chosen.phase[0].is_probe else tuple(blank_heads(one) for one in fitted.heads)
             predictions = tune(training, heads, progress)
             write_histories(folder, chosen, samples, num_folds=folds.num_folds)
-        _write_results(folder, predictions, samples, folds, chosen, features.findings)
+        _write_results(folder, predictions, samples, folds, chosen, features.findings, was_chosen=choice is not None)
         made = _about_run(chosen, samples, folds, cache, features, fitted, plan, own)
         measured = {} if choice is None else {"chosen": choice.to_dict()}
         folder.finish({**provenance(), "seconds": round(time.perf_counter() - start, 2), **made, **measured})
@@ -337,10 +337,12 @@ def _write_results(
     split: Split,
     recipe: Recipe,
     findings: Sequence[Finding],
+    *,
+    was_chosen: bool,
 ) -> None:
     ledger = Ledger(predictions, split.folds_for(samples.ids), tuple(samples.groups), samples.labels_N)
     ledger.write(folder.ledger)
-    scores = score(ledger, samples.space.attribute_table(), recipe)
+    scores = score(ledger, samples.space.attribute_table(), recipe, was_chosen=was_chosen)
     write_json(folder.scores, scores)
     write_text(folder.findings, json.dumps([finding.to_dict() for finding in findings], indent=1) + "\n")
     names = samples.space.class_names

@@ -79,6 +79,7 @@ def draw(
     class_names: Sequence[str],
     attributes: Mapping[str, tuple[Sequence[str], NDArray[Any]]],
     *,
+    weights_N: FloatArray | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Drawn:
@@ -90,15 +91,17 @@ def draw(
         groups_N: of each sample.
         class_names: [K].
         attributes: `LabelSpace.attribute_table()`.
+        weights_N: how much each sample counts, e.g. as often as its class is in another set; 1 where left out.
         resamples: R.
         seed: of the draws.
     """
     groups, num_groups = group_codes(groups_N)
+    weights_N = np.ones(len(labels_N)) if weights_N is None else weights_N
     values: dict[str, float] = {}
     drawn: dict[str, FloatArray] = {}
 
     def add(names: tuple[str, str, str], codes_N: IntArray, found_N: IntArray, num_classes: int) -> Any:
-        columns = _counts(codes_N, found_N, num_classes)
+        columns = _counts(codes_N, found_N, num_classes, weights_N)
         sums_RC = bootstrap_sums(group_sums(columns, groups, num_groups), resamples=resamples, seed=seed)
         everything = scores_from_counts(*np.asarray(columns.sum(axis=0)).reshape(3, num_classes))
         resampled = scores_from_counts(*sums_RC.reshape(resamples, 3, num_classes).swapaxes(0, 1))
@@ -113,11 +116,14 @@ def draw(
         values[f"class {name}"], drawn[f"class {name}"] = float(f1_K[code]), f1_RK[:, code]
     losses_N = log_loss_N(probs_NK, labels_N)
     sums_RC = bootstrap_sums(
-        group_sums(sparse.csr_array(np.stack([losses_N, np.ones(len(losses_N))], axis=1)), groups, num_groups),
+        group_sums(sparse.csr_array(np.stack([weights_N * losses_N, weights_N], axis=1)), groups, num_groups),
         resamples=resamples,
         seed=seed,
     )
-    values["log_loss"], drawn["log_loss"] = float(losses_N.mean()), sums_RC[:, 0] / sums_RC[:, 1]
+    values["log_loss"], drawn["log_loss"] = (
+        float(np.average(losses_N, weights=weights_N)),
+        sums_RC[:, 0] / sums_RC[:, 1],
+    )
     for name, (classes, codes_K) in attributes.items():
         found_N = (probs_NK @ np.eye(len(classes))[codes_K]).argmax(axis=1)
         keys = (f"attribute {name} macro_f1", f"attribute {name}", f"attribute {name} balanced_accuracy")
@@ -125,13 +131,13 @@ def draw(
     return Drawn(values, drawn)
 
 
-def _counts(codes_N: IntArray, found_N: IntArray, num_classes: int) -> Any:
-    """[N, 3K] sparse: one-hot of the class where it was hit, of the true class, of the predicted class."""
+def _counts(codes_N: IntArray, found_N: IntArray, num_classes: int, weights_N: FloatArray) -> Any:
+    """[N, 3K] sparse: the weight at the class where it was hit, at the true class, at the predicted class."""
     rows_N = np.arange(len(codes_N))
     hits = codes_N == found_N
     rows = np.concatenate([rows_N[hits], rows_N, rows_N])
     columns = np.concatenate([codes_N[hits], num_classes + codes_N, 2 * num_classes + found_N])
-    return sparse.csr_array((np.ones(len(rows)), (rows, columns)), shape=(len(codes_N), 3 * num_classes))
+    return sparse.csr_array((weights_N[rows], (rows, columns)), shape=(len(codes_N), 3 * num_classes))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -60,6 +60,9 @@ REASONS: dict[str, str] = {
     "train.length": "what a phase's percentage is of; needed only where a phase lasts so many percent",
     "train.save_seconds": "at most so much work is done again after a crash",
     "predict.views": "views whose probabilities are averaged; each costs a forward more",
+    "after.calibrate": "none, as the probe is nearly calibrated; what each would give: finefold correct RUN",
+    "after.adjust": "none, as it trades accuracy for macro F1: only you know which counts; see finefold correct RUN",
+    "after.adapt_prior": "off, as it believes that only class shares differ in new images; auto tests for that first",
     "cache.budget_gb": "a quarter of the free disk where unset; a prefix that needs more ends earlier",
     "scores.resamples": "of the bootstrap over groups: 1,000 settle the second digit of a 95 % interval",
 }

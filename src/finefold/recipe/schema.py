@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from finefold.data.schema import Table
 from finefold.recipe.durations import Duration
 from finefold.recipe.training import (
+    AfterRecipe,
     AugmentRecipe,
     CacheRecipe,
     LossRecipe,
@@ -87,6 +88,7 @@ class Recipe(Table):
     schedule: ScheduleRecipe = ScheduleRecipe()
     train: TrainRecipe = TrainRecipe()
     predict: PredictRecipe = PredictRecipe()
+    after: AfterRecipe = AfterRecipe()
     cache: CacheRecipe = CacheRecipe()
     scores: ScoreRecipe = ScoreRecipe()
 

@@ -182,6 +182,23 @@ class PredictRecipe(Table):
     views: tuple[View, ...] = ("plain",)
 
 
+class AfterRecipe(Table):
+    """`[after]`: what is done to the probabilities of new images, fitted on the ledger.
+
+    The ledger itself stays as the folds' models made it. `adjust` decides for scarce classes: afterwards
+    probabilities no longer say how sure one is. `adapt_prior` is of the class shares of the new images.
+    """
+
+    calibrate: Literal["none", "temperature", "vector", "per_attribute"] = "none"
+    adjust: Literal["none", "logit", "bias"] = "none"
+    adapt_prior: Literal["off", "auto"] = "off"
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether probabilities stay as they are, whatever the images."""
+        return self.calibrate == self.adjust == "none"
+
+
 class CacheRecipe(Table):
     """`[cache]`: disk that cached prefixes may take; a quarter of what is free where unset."""
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TextIO
 import typer
 
 import finefold
-from finefold.cli import answer_verbs, decide_verbs, rates_verbs
+from finefold.cli import answer_verbs, decide_verbs, pseudo_verbs, rates_verbs
 from finefold.cli.options import AsJson, DataFile, Overrides, RecipeName, SplitFile
 from finefold.cli.recipe_verbs import recipe_app
 from finefold.cli.weights_verbs import weights_app
@@ -217,6 +217,9 @@ app.command(epilog="Example: finefold evaluate runs/first --by source --pictures
 
 
 app.command(epilog="Example: finefold compare runs/first runs/second --by accuracy")(decide_verbs.compare)
+
+
+app.command(epilog="Example: finefold pseudo runs/first --out runs/second --set pseudo.weight=0.5")(pseudo_verbs.pseudo)
 
 
 app.command(epilog="Example: finefold predict runs/first --out submission.csv")(answer_verbs.predict)

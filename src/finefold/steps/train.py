@@ -25,7 +25,7 @@ from finefold.nn.engines import choose_engine
 from finefold.nn.features import Features, PrefixCache
 from finefold.nn.freezing import FreezePlan
 from finefold.nn.heads import JOINT, FoldHeads, LinearHead, blank_heads
-from finefold.nn.probe import fit_probe
+from finefold.nn.probe import Extra, fit_probe
 from finefold.recipe.loader import dump_recipe, load_recipe
 from finefold.recipe.schema import Recipe
 from finefold.report.pictures import draw_class_bars, draw_confusion
@@ -46,7 +46,7 @@ TRAINED_ON_FLOOR = 1.0  # of heads that training goes on from, see `fit_probe`
 
 
 @dataclass(frozen=True)
-class _Fitted:
+class Fitted:
     """Heads of every fold, and what they say of the rows they did not see."""
 
     heads: tuple[FoldHeads, ...]
@@ -113,7 +113,7 @@ def train(
                 fitted = fit_heads(rows_ND, samples, folds, chosen, progress)
         _write_inputs(folder, data, samples, folds, chosen, cache.backbone)
         if chosen.is_probe_only:
-            _write_folds(folder, fitted, samples, folds, cache.backbone)
+            write_folds(folder, fitted, samples, folds, cache.backbone)
             predictions, plan = fitted.predictions, None
         else:
             _tell_probe(fitted.predictions, samples, progress)
@@ -125,7 +125,7 @@ def train(
             heads = fitted.heads if chosen.phase[0].is_probe else tuple(blank_heads(one) for one in fitted.heads)
             predictions = tune(training, heads, progress)
             write_histories(folder, chosen, samples, num_folds=folds.num_folds)
-        _write_results(folder, predictions, samples, folds, chosen, features.findings, was_chosen=choice is not None)
+        write_results(folder, predictions, samples, folds, chosen, features.findings, was_chosen=choice is not None)
         made = _about_run(chosen, samples, folds, cache, features, fitted, plan, own)
         measured = {} if choice is None else {"chosen": choice.to_dict()}
         folder.finish({**provenance(), "seconds": round(time.perf_counter() - start, 2), **made, **measured})
@@ -136,7 +136,7 @@ def _choose(
     folder: RunFolder,
     data: Data,
     recipe: Recipe,
-    fitted: _Fitted,
+    fitted: Fitted,
     samples: SampleTable,
     split: Split,
     cache: PrefixCache,
@@ -159,7 +159,7 @@ def _about_run(
     split: Split,
     cache: PrefixCache,
     features: Features,
-    fitted: _Fitted,
+    fitted: Fitted,
     plan: FreezePlan | None,
     own: Own,
 ) -> dict[str, Any]:
@@ -235,9 +235,15 @@ def folds_of(given: Split | None, samples: SampleTable, findings: Sequence[Findi
 
 
 def fit_heads(
-    features_ND: NDArray[np.float16], samples: SampleTable, split: Split, recipe: Recipe, progress: Progress
-) -> _Fitted:
-    """One head per fold on the joint class, or one per fold and attribute."""
+    features_ND: NDArray[np.float16],
+    samples: SampleTable,
+    split: Split,
+    recipe: Recipe,
+    progress: Progress,
+    *,
+    extra: Extra | None = None,
+) -> Fitted:
+    """One head per fold on the joint class, or one per fold and attribute; `extra` rows train besides."""
     space, folds_N = samples.space, split.folds_for(samples.ids)
     labels_N, train_N = samples.labels_N, samples.train_labels_N
     tasks = {JOINT: (np.arange(space.num_classes), space.num_classes)}
@@ -259,6 +265,7 @@ def fit_heads(
                 power=recipe.head_power,
                 floor=0.0 if recipe.is_probe_only else TRAINED_ON_FLOOR,
                 max_steps=recipe.probe.max_steps,
+                extra=None if extra is None else extra.under(codes_K, num_classes),
                 advance=partial(_step, advance),
             )
         for fold, head in enumerate(probe.heads):
@@ -267,7 +274,7 @@ def fit_heads(
         strengths[task] = list(probe.strengths_F)
     joint_NK = probs[0] if JOINT in tasks else space.joint_probs(probs)
     predictions = Predictions(tuple(samples.ids), joint_NK, space.class_names)
-    return _Fitted(tuple(FoldHeads(fold) for fold in heads), predictions, strengths)
+    return Fitted(tuple(FoldHeads(fold) for fold in heads), predictions, strengths)
 
 
 def head_of_one(heads: FoldHeads, samples: SampleTable, recipe: Recipe) -> JointLogits:
@@ -316,7 +323,8 @@ def _absolute(data: Data) -> DataFile:
     return file.model_copy(update={"samples": sample_table, "predict": file.predict.model_copy(update=paths)})
 
 
-def _write_folds(folder: RunFolder, fitted: _Fitted, samples: SampleTable, split: Split, backbone: Backbone) -> None:
+def write_folds(folder: RunFolder, fitted: Fitted, samples: SampleTable, split: Split, backbone: Backbone) -> None:
+    """Every fold's heads, and what they say of what it holds out."""
     folds_N = split.folds_for(samples.ids)
     header = {
         "kind": "heads",
@@ -330,7 +338,7 @@ def _write_folds(folder: RunFolder, fitted: _Fitted, samples: SampleTable, split
         write_parquet(frame.filter(pl.Series(folds_N == fold)), folder.fold_valid(fold))
 
 
-def _write_results(
+def write_results(
     folder: RunFolder,
     predictions: Predictions,
     samples: SampleTable,
@@ -340,6 +348,7 @@ def _write_results(
     *,
     was_chosen: bool,
 ) -> None:
+    """The ledger, its numbers and pictures, and what was left out."""
     ledger = Ledger(predictions, split.folds_for(samples.ids), tuple(samples.groups), samples.labels_N)
     ledger.write(folder.ledger)
     scores = score(ledger, samples.space.attribute_table(), recipe, was_chosen=was_chosen)

@@ -24,11 +24,13 @@ if TYPE_CHECKING:
     from finefold.nn.transplant import Match, match_weights
     from finefold.recipe.loader import load_recipe
     from finefold.recipe.schema import Recipe
+    from finefold.steps.answers import Answers
     from finefold.steps.compare import Comparison, compare
     from finefold.steps.evaluate import evaluate
     from finefold.steps.init import init
     from finefold.steps.own import Own
-    from finefold.steps.predict import Answers, predict
+    from finefold.steps.predict import predict
+    from finefold.steps.pseudo import PseudoLabelled, pseudo
     from finefold.steps.reading import Data, read_data
     from finefold.steps.run import Run, open_run
     from finefold.steps.split import make_split
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "Answers": "steps.predict",
+    "Answers": "steps.answers",
     "Attribute": "data.labels",
     "Bands": "data.labels",
     "Comparison": "steps.compare",
@@ -52,6 +54,7 @@ _HOME = {
     "Own": "steps.own",
     "Predictions": "data.predictions",
     "Preprocessing": "data.preprocessing",
+    "PseudoLabelled": "steps.pseudo",
     "Recipe": "recipe.schema",
     "Run": "steps.run",
     "SampleTable": "data.samples",
@@ -72,6 +75,7 @@ _HOME = {
     "match_weights": "nn.transplant",
     "open_run": "steps.run",
     "predict": "steps.predict",
+    "pseudo": "steps.pseudo",
     "read_data": "steps.reading",
     "read_split": "data.splits",
     "train": "steps.train",
@@ -94,6 +98,7 @@ __all__ = [
     "Own",
     "Predictions",
     "Preprocessing",
+    "PseudoLabelled",
     "Recipe",
     "Run",
     "SampleTable",
@@ -114,6 +119,7 @@ __all__ = [
     "match_weights",
     "open_run",
     "predict",
+    "pseudo",
     "read_data",
     "read_split",
     "train",

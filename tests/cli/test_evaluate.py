@@ -22,7 +22,98 @@ def test_tables_show_every_breakdown(job, capsys):
     for fold in scores["folds"]:
         assert f"{fold['n']}" in said.out
         assert f"{fold['log_loss']:.3f}" in said.out
-    assert f"pictures: {job.run / 'confusion.svg'}" in said.out
+    assert "would add" in said.out
+    assert "confusions that cost macro F1 most" in said.out
+    assert f"expected calibration error   {scores['calibration']['ece']['value']:.3f}" in said.out
+    assert sum(one["count"] for one in scores["calibration"]["curve"]) == 126
+
+
+def test_the_dearest_class_is_told_in_a_sentence(job, capsys):
+    """The class whose recall is worth most is named with its recall, the mean, and what it would add."""
+    assert main(["evaluate", str(job.run), "--json"]) == 0
+    costs = json.loads(capsys.readouterr().out)["costs"]
+    known = [
+        *costs["classes"].values(),
+        *(one for part in costs["attributes"].values() for one in part["classes"].values()),
+    ]
+    best = max((one for one in known if one), key=lambda one: one["gain"])
+    assert main(["evaluate", str(job.run)]) == 0
+    said = capsys.readouterr().out
+    assert (
+        f"recall from {best['recall']:.3f} to the mean {best['mean_recall']:.3f} would add {best['gain']:.3f}" in said
+    )
+    assert "macro F1" in costs["definition"]
+
+
+def test_errors_by_columns(job, capsys):
+    """--by breaks errors down by fold, file measures, group sizes, attributes and columns of the data source."""
+    columns = ["fold", "width", "brightness", "group-size", "gender", "source", "race"]
+    assert main(["evaluate", str(job.run), "--json", *(part for name in columns for part in ("--by", name))]) == 0
+    by = json.loads(capsys.readouterr().out)["by"]
+    assert list(by) == columns
+    for rows in by.values():
+        assert sum(row["n"] for row in rows) == 126
+        assert all(row["accuracy"]["low"] <= row["accuracy"]["value"] <= row["accuracy"]["high"] for row in rows)
+    assert [row["value"] for row in by["fold"]] == ["0", "1", "2"]
+    assert [row["value"] for row in by["group-size"]] == ["7"]
+    assert len(by["brightness"]) == 5
+    assert main(["evaluate", str(job.run), "--by", "gender"]) == 0
+    assert "by gender" in capsys.readouterr().out
+
+
+def test_an_unknown_column_exits_2(job, capsys):
+    """A column that neither the run nor its source has is a usage mistake that names those there are."""
+    assert main(["evaluate", str(job.run), "--by", "colour"]) == 2
+    said = capsys.readouterr()
+    assert "there is no column `colour`" in said.err
+    assert "group-size" in said.err
+    assert "race" in said.err
+    assert not said.out
+
+
+def test_a_source_that_is_gone_is_told(job, tmp_path, capsys):
+    """Where the data source is gone, columns of it are an error in words, and the run's own still work."""
+    shutil.copytree(job.run, tmp_path / "run")
+    text = (tmp_path / "run" / "data.toml").read_text()
+    root = next(line for line in text.splitlines() if line.startswith("root"))
+    (tmp_path / "run" / "data.toml").write_text(text.replace(root, f'root = "{tmp_path / "gone"}"', 1))
+    assert main(["evaluate", str(tmp_path / "run"), "--by", "race"]) == 1
+    assert "`race` is no column that the run keeps, and its data source cannot be read" in capsys.readouterr().err
+    assert main(["evaluate", str(tmp_path / "run"), "--by", "gender"]) == 0
+    capsys.readouterr()
+
+
+def test_pictures_go_to_a_folder(job, tmp_path, capsys):
+    """--pictures draws confusions, bars and curves, of every attribute too; never into the run."""
+    before = sorted(job.run.rglob("*"))
+    assert main(["evaluate", str(job.run), "--pictures", str(tmp_path / "pictures")]) == 0
+    said = capsys.readouterr().out
+    names = {file.name for file in (tmp_path / "pictures").iterdir()}
+    assert names >= {
+        "confusion.svg",
+        "classes.svg",
+        "reliability.svg",
+        "curves.svg",
+        "curves-age.svg",
+        "confusion-gender.svg",
+    }
+    assert f"pictures: {tmp_path / 'pictures' / 'confusion.svg'}" in said
+    assert main(["evaluate", str(job.run), "--pictures", str(job.run)]) == 1
+    assert "the run's own folder" in capsys.readouterr().err
+    assert sorted(job.run.rglob("*")) == before
+
+
+def test_a_say_of_the_held_out_samples_stands_beside_the_scores(job, tmp_path, capsys):
+    """Where the epoch was chosen on the fold itself, the scores say so; for the probe they do not."""
+    assert main(["evaluate", str(job.run)]) == 0
+    assert "flatter" not in capsys.readouterr().out
+    shutil.copytree(job.run, tmp_path / "run")
+    recipe = (tmp_path / "run" / "recipe.toml").read_text().replace('keep = "last"', 'keep = "best"')
+    recipe = recipe.replace('until = "probe"', 'until = "1 epochs"')
+    (tmp_path / "run" / "recipe.toml").write_text(recipe)
+    assert main(["evaluate", str(tmp_path / "run")]) == 0
+    told = capsys.readouterr().out
+    assert "these scores flatter a little: each fold keeps the epoch that is best on the samples it holds out" in told
 
 
 def test_a_long_list_of_absent_classes_leaves_the_numbers_standing(portraits, tmp_path, capsys):

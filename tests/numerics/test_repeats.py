@@ -77,7 +77,7 @@ def test_the_ensemble_is_the_mean_of_its_folds(run, cached):
 def test_images_at_a_time_do_not_matter(run, portraits, monkeypatch):
     """Predicting in blocks, to bound memory, gives what predicting at once gives."""
     plain = run.predict().predictions
-    monkeypatch.setattr("finefold.nn.infer.IMAGES_AT_ONCE", 4)
+    monkeypatch.setattr("finefold.nn.streaming.IMAGES_AT_ONCE", 4)
     blocks = run.predict(portraits / "eval" / "images").predictions
     assert np.allclose(plain.rows_for(blocks.ids).probs_NK, blocks.probs_NK, atol=1e-12)
 

@@ -10,12 +10,17 @@ GUARD = Path(__file__).parent
 Done = subprocess.CompletedProcess[str]
 
 
+def _search_path() -> str:
+    """The guard before whatever this process itself was told: the same source is run."""
+    return os.pathsep.join([str(GUARD), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
 def start(*arguments: object, cwd: Path, **environment: str) -> subprocess.Popen[str]:
     """Python with these arguments, under guard."""
     return subprocess.Popen(
         [sys.executable, *map(str, arguments)],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(GUARD), **environment},
+        env={**os.environ, "PYTHONPATH": _search_path(), **environment},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

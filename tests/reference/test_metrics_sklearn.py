@@ -112,3 +112,21 @@ def test_scores_beside_gaps_are_scikit_learns_on_the_known_rows():
             assert scores[f"{average}_f1"]["value"] == pytest.approx(expected)
         assert scores["confusion"] == metrics.confusion_matrix(true, predicted).tolist()
     assert summary["log_loss"]["value"] == pytest.approx(metrics.log_loss(labels[known], probs[known], labels=range(6)))
+
+
+@pytest.mark.parametrize("num_levels", [2, 50])
+def test_curves_and_areas_are_scikit_learns(num_levels):
+    """ROC and precision-recall curves and their areas equal scikit-learn's, ties included."""
+    from finefold.metrics.ranking import rank
+
+    rng = np.random.default_rng(num_levels)
+    is_class_N = rng.random(300) < 0.2
+    scores_N = np.round((rng.normal(size=300) + is_class_N) * num_levels) / num_levels
+    ranking = rank(scores_N, is_class_N, np.arange(300))
+    assert ranking.auc.value == pytest.approx(metrics.roc_auc_score(is_class_N, scores_N))
+    assert ranking.average_precision.value == pytest.approx(metrics.average_precision_score(is_class_N, scores_N))
+    false_T, recall_T, _ = metrics.roc_curve(is_class_N, scores_N, drop_intermediate=False)
+    np.testing.assert_allclose(ranking.false_T, false_T)
+    np.testing.assert_allclose(ranking.recall_T, recall_T)
+    precision_T, _, _ = metrics.precision_recall_curve(is_class_N, scores_N)
+    np.testing.assert_allclose(ranking.precision_T, precision_T[::-1])

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal, TextIO
 import typer
 
 import finefold
-from finefold.cli import decide_verbs, rates_verbs
-from finefold.cli.options import AsJson, DataFile, Overrides, RecipeName, RunDir, SplitFile
+from finefold.cli import answer_verbs, decide_verbs, pseudo_verbs, rates_verbs
+from finefold.cli.options import AsJson, DataFile, Overrides, RecipeName, SplitFile
 from finefold.cli.recipe_verbs import recipe_app
 from finefold.cli.weights_verbs import weights_app
 from finefold.errors import FinefoldError, FinefoldWarning
@@ -216,42 +216,16 @@ app.command("lr-find", epilog="Example: finefold lr-find data.toml --recipe quic
 )
 
 
-@app.command(epilog="Example: finefold evaluate runs/first --json")
-def evaluate(run: RunDir, as_json: AsJson = False) -> None:
-    """Print a run's scores with 95 % intervals. Out of fold: overall, per attribute, class and fold."""
-    from finefold.cli import show
-    from finefold.steps.evaluate import evaluate as step
-    from finefold.steps.run import open_run
-
-    opened = open_run(run)
-    show.scores(opened, step(opened), as_json=as_json)
+app.command(epilog="Example: finefold evaluate runs/first --by source --pictures pictures/")(answer_verbs.evaluate)
 
 
 app.command(epilog="Example: finefold compare runs/first runs/second --by accuracy")(decide_verbs.compare)
 
 
-@app.command(epilog="Example: finefold predict runs/first --out submission.csv")
-def predict(
-    run: RunDir,
-    images: Annotated[
-        Path | None, typer.Argument(help="a folder; by default [predict] of the run's data.toml", metavar="FOLDER")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="the answer file; a JSON of where it came from lies beside it")] = Path(
-        "submission.csv"
-    ),
-    strict: Annotated[bool, typer.Option("--strict", help="exit 1 where a test image is unreadable")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Answer for new images, as a checked submission. The answer is the mean of all folds."""
-    from finefold.cli import show
-    from finefold.cli.progress import progress
+app.command(epilog="Example: finefold pseudo runs/first --out runs/second --set pseudo.weight=0.5")(pseudo_verbs.pseudo)
 
-    with progress() as told:
-        with told.stage("starting", 0, ""):
-            from finefold.steps.predict import write_answers
-            from finefold.steps.run import open_run
-        answers, written = write_answers(open_run(run), images, out=out, strict=strict, progress=told)
-    show.answers(answers, written, as_json=as_json)
+
+app.command(epilog="Example: finefold predict runs/first --out submission.csv")(answer_verbs.predict)
 
 
 @app.command(epilog="Example: finefold inspect tf_efficientnet_lite0 --freeze quick")

@@ -7,13 +7,14 @@ from finefold.cli.printing import as_bytes, as_share, print_json, say, table, wa
 
 if TYPE_CHECKING:  # some of these load torch, which `evaluate` can do without
     from finefold.data.splits import SplitBalance
+    from finefold.steps.answers import Tally
     from finefold.steps.cache import CacheState
     from finefold.steps.demo import Demo
     from finefold.steps.init import Initialised
-    from finefold.steps.predict import Answers
     from finefold.steps.run import Run
     from finefold.steps.split import SplitMade
 
+SHOWN_FINDINGS = 20
 AVERAGES = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
@@ -23,11 +24,11 @@ AVERAGES = {
 }
 
 
-def _interval(score: dict[str, Any] | None) -> str:
+def interval_of(score: dict[str, Any] | None) -> str:
     return "no sample" if score is None else f"{score['value']:.3f}  [{score['low']:.3f}, {score['high']:.3f}]"
 
 
-def _number(score: dict[str, Any] | None) -> str:
+def number_of(score: dict[str, Any] | None) -> str:
     return "–" if score is None else f"{score['value']:.3f}"
 
 
@@ -119,38 +120,15 @@ def _fold_table(balance: "SplitBalance", names: Sequence[str]) -> None:
     table("samples per fold", ("class", *(f"fold {fold}" for fold in folds)), rows)
 
 
-def scores(run: "Run", found: dict[str, Any], *, as_json: bool) -> None:
-    """After `finefold evaluate`."""
-    if as_json:
-        print_json(found)
-        return
-    _score_table(found)
-    if len(found["attributes"]) > 1:
-        attributes = [
-            (name, _interval(part["accuracy"]), _interval(part["balanced_accuracy"]), _interval(part["macro_f1"]))
-            for name, part in found["attributes"].items()
-        ]
-        table("per attribute", ("attribute", "accuracy", "balanced accuracy", "macro F1"), attributes)
-    _class_table(found)
-    rows = [
-        (
-            str(fold["fold"]),
-            f"{fold['n']:,}",
-            f"{fold['accuracy']:.3f}",
-            f"{fold['macro_f1']:.3f}",
-            f"{fold['log_loss']:.3f}",
-            ", ".join(fold["absent"]) or "",
-        )
-        for fold in found["folds"]
-    ]
-    table("per fold", ("fold", "samples", "accuracy", "macro F1", "log loss", "classes without a sample"), rows)
-    say(f"pictures: {run.folder.picture('confusion')}, {run.folder.picture('classes')}")
-
-
-def _score_table(found: dict[str, Any]) -> None:
+def score_table(found: dict[str, Any]) -> None:
+    """The scores over everything, and whether the held-out samples had a say besides."""
     title = f"out-of-fold scores, {found['n']:,} samples in {found['num_groups']:,} groups, 95 % intervals"
-    table(title, ("score", "value"), [(label, _interval(found[key])) for key, label in AVERAGES.items()])
+    table(title, ("score", "value"), [(label, interval_of(found[key])) for key, label in AVERAGES.items()])
     _tell_missing(found["missing"])
+    for reason in found["selection"]:
+        say(f"these scores flatter a little: {reason}")
+    if found["selection"]:
+        say("")
 
 
 def _class_table(found: dict[str, Any]) -> None:
@@ -158,9 +136,9 @@ def _class_table(found: dict[str, Any]) -> None:
         (
             name,
             f"{part['support']:,}",
-            _number(part["precision"]),
-            _number(part["recall"]),
-            _interval(part["f1"]),
+            number_of(part["precision"]),
+            number_of(part["recall"]),
+            interval_of(part["f1"]),
             as_share(part["true_share"]),
             as_share(part["predicted_share"]),
         )
@@ -177,7 +155,7 @@ def trained(run: "Run", *, as_json: bool) -> None:
         told = {key: run.manifest[key] for key in ("seconds", "expected", "took") if key in run.manifest}
         print_json({"run": str(run.folder.path), **told, "scores": found})
         return
-    _score_table(found)
+    score_table(found)
     engine = run.manifest["engine"]
     say(
         f"run: {run.folder.path}  ({run.manifest['seconds']:.1f} s, {engine['name']} {engine['precision']})",
@@ -189,22 +167,55 @@ def trained(run: "Run", *, as_json: bool) -> None:
         say(f"      finefold predict {run.folder.path} --out submission.csv")
 
 
-def answers(made: "Answers", written: Any, *, as_json: bool) -> None:
+def answers(made: "Tally", written: Any, *, as_json: bool) -> None:
     """After `finefold predict`."""
+    about = made.about()
     if as_json:
-        print_json({"file": str(written), **made.about()})
+        print_json({"file": str(written), **about})
         return
-    for finding in made.findings:
+    for finding in made.findings[:SHOWN_FINDINGS]:
         warn(f"{finding.ids[0]}: {finding.evidence['reason']}; it gets the training class shares")
-    names = made.predictions.class_names
+    if len(made.findings) > SHOWN_FINDINGS:
+        warn(f"and {len(made.findings) - SHOWN_FINDINGS:,} more, named in the JSON beside the answers")
     rows = [
-        (name, f"{round(share * len(made.predictions)):,}", as_share(share), as_share(train))
-        for name, share, train in zip(names, made.shares_K, made.run.train_shares_K, strict=True)
+        (name, f"{count:,}", f"{expected:,.1f}", as_share(share), as_share(train))
+        for name, count, expected, share, train in zip(
+            made.class_names, made.counts_K, made.expected_K, made.shares_K, made.run.train_shares_K, strict=True
+        )
     ]
-    table("answers beside training", ("class", "answers", "share of answers", "share in training"), rows)
+    columns = ("class", "answers", "expected", "share of answers", "share in training")
+    table("answers beside training", columns, rows)
     if made.is_far_from_training:
         warn("the answers' shares are far from the training shares: another kind of images, or another preprocessing?")
-    say(f"wrote {written}: {len(made.predictions):,} answers")
+    for one in about["corrections"]:
+        if one["kind"] == "pool":
+            _pooled(one)
+    if expected_f1 := about["expected"].get("macro_f1"):
+        say(f"expected macro F1, as out of fold: {interval_of(expected_f1)}")
+    say(f"wrote {written}: {len(made):,} answers")
+
+
+def _pooled(one: dict[str, Any]) -> None:
+    """What pooling did, and what it gives where the truth is known."""
+    groups, ledger = one["groups"], one["ledger"]
+    before, after, gap = (
+        ledger["before"]["macro_f1"]["value"],
+        ledger["after"]["macro_f1"]["value"],
+        ledger["difference"],
+    )
+    pooled = " and ".join(one["attributes"])
+    say(
+        f"pooled {pooled} over {groups['count']:,} groups, the largest of {groups['largest']}, "
+        f"{groups['alone']:,} images alone",
+        f"pooling {pooled} over each group's images {'raises' if after > before else 'does not raise'} macro F1 from "
+        f"{before:.3f} to {after:.3f} on the ledger: {gap['value']:+.3f}  [{gap['low']:+.3f}, {gap['high']:+.3f}], "
+        f"better in {as_share(gap['better'])} of resamples",
+    )
+    if one["is_transductive"]:
+        say(
+            "transductive: groups were found by clustering the test images' features (on the ledger, F1 of pairs found "
+            f"so: {ledger['pairs_f1']:.2f}); an answer depends on which images are asked together"
+        )
 
 
 def cache(state: "CacheState", *, was_cleared: bool, as_json: bool) -> None:
@@ -234,7 +245,7 @@ def cache(state: "CacheState", *, was_cleared: bool, as_json: bool) -> None:
 
 def demo(made: "Demo") -> None:
     """After `finefold demo`."""
-    _score_table(made.scores)
+    score_table(made.scores)
     _class_table(made.scores)
     say(
         f"run:        {made.run.folder.path}  ({made.run.manifest['seconds']:.1f} s)",

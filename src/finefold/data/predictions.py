@@ -127,6 +127,14 @@ class Ledger:
             if folds_of.setdefault(group, fold) != fold:
                 raise DataError(f"group `{group}` was predicted in folds {folds_of[group]} and {fold}")
 
+    def known(self) -> "Ledger":
+        """The samples whose label is known whole."""
+        if self.codes_NA is None:
+            return self
+        rows = np.flatnonzero(self.labels_N >= 0)
+        predictions = self.predictions.rows_for([self.predictions.ids[row] for row in rows])
+        return Ledger(predictions, self.folds_N[rows], tuple(self.groups[row] for row in rows), self.labels_N[rows])
+
     def write(self, path: Path) -> None:
         """Parquet with id, fold, group, label (class name), then one probability column per class.
 

@@ -105,6 +105,19 @@ def read_samples(spec: DataSpec) -> SampleTable:
         DataError: the source is missing, a path or row does not fit what data.toml says of it, a value
             belongs to no class, or a patch does not apply.
     """
+    table, frame = spec.file.samples, read_source(spec)
+    samples = _identify(frame, table)
+    fold = _column(frame, table.fold, "fold") if table.fold else None
+    patches = spec.folder / table.patches if table.patches else None
+    return SampleTable(label_samples(samples, frame, spec.space, patches), spec.space, spec.root, fold)
+
+
+def read_source(spec: DataSpec) -> pl.DataFrame:
+    """What paths or rows say of the labelled images, as text: `path`, and every column or field of the source.
+
+    Raises:
+        DataError: the source is missing, or a path or row does not fit what data.toml says of it.
+    """
     table = spec.file.samples
     if table.csv:
         frame = _from_rows(table, spec.folder, spec.root)
@@ -115,10 +128,7 @@ def read_samples(spec: DataSpec) -> SampleTable:
         frame = _parse(_from_listing(table, spec.root), "path", table.template, "template")
     for column, template in table.parse.items():
         frame = _parse(frame, column, template, f"parse.{column}")
-    samples = _identify(frame, table)
-    fold = _column(frame, table.fold, "fold") if table.fold else None
-    patches = spec.folder / table.patches if table.patches else None
-    return SampleTable(label_samples(samples, frame, spec.space, patches), spec.space, spec.root, fold)
+    return frame
 
 
 def _from_listing(table: SamplesTable, root: Path) -> pl.DataFrame:

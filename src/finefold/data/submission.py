@@ -1,8 +1,8 @@
 """Filling in an answer template: joined by id, in the template's order, refused where anything is off."""
 
 import os
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -82,26 +82,50 @@ def fill_template(template: Template, predictions: Predictions, class_names: Seq
             f"predictions name a class outside the label space: `{strangers[0]}`",
             f"the label space has {', '.join(class_names)}",
         )
+    check_ids(template, predictions.ids)
+    place = {name: number for number, name in enumerate(class_names)}
+    codes = [place[predictions.class_names[code]] for code in predictions.rows_for(template.ids).codes_N]
+    return answered(template, template.frame, np.asarray(codes, np.int64), class_names)
+
+
+def check_ids(template: Template, ids: Sequence[str]) -> None:
+    """A template asks for exactly these ids.
+
+    Raises:
+        SubmissionError: missing or extra ids, or answers would replace the ids.
+    """
     if template.id_column == template.answer_column:
         raise SubmissionError(
             f"`{template.id_column}` is both the id column and the answer column",
             "answers would replace the ids; mend [predict]",
         )
-    wanted, given = set(template.ids), set(predictions.ids)
+    wanted, given = set(template.ids), set(ids)
     problems = []
     if missing := [name for name in template.ids if name not in given]:
         problems.append(f"{len(missing)} ids of the template were not predicted, e.g. `{missing[0]}`")
-    if extra := [name for name in predictions.ids if name not in wanted]:
+    if extra := [name for name in ids if name not in wanted]:
         problems.append(f"{len(extra)} predicted ids are not in the template, e.g. `{extra[0]}`")
     if problems:
         raise SubmissionError(
             "; ".join(problems),
             'check `root`, `id_column` and `suffix` in [predict]; images outside the template: extra = "ignore"',
         )
-    place = {name: number for number, name in enumerate(class_names)}
-    codes = [place[predictions.class_names[code]] for code in predictions.rows_for(template.ids).codes_N]
+
+
+def answered(
+    template: Template, rows: pl.DataFrame, codes_N: NDArray[np.int64], class_names: Sequence[str]
+) -> pl.DataFrame:
+    """Some rows of a template with their answers.
+
+    Args:
+        template: says where answers go, and how they are written.
+        rows: of the template's frame.
+        codes_N: each row's class, a place in the label space.
+        class_names: [K] the label space.
+    """
+    codes = codes_N.tolist()
     answers = [str(code) if template.answer == "number" else class_names[code] for code in codes]
-    return template.frame.with_columns(pl.Series(template.answer_column, answers, dtype=pl.String))
+    return rows.with_columns(pl.Series(template.answer_column, answers, dtype=pl.String))
 
 
 def share_distance(first_K: NDArray[np.float64], second_K: NDArray[np.float64]) -> float:
@@ -115,12 +139,32 @@ def write_csv(frame: pl.DataFrame, path: Path) -> None:
     Raises:
         SubmissionError: the place refuses, or the disk is full.
     """
+    with csv_parts(path) as write:
+        write(frame)
+
+
+@contextmanager
+def csv_parts(path: Path) -> Iterator[Callable[[pl.DataFrame], None]]:
+    """A CSV written some rows at a time: whole in its place once the block ends, and nothing of it before.
+
+    Raises:
+        SubmissionError: the place refuses, or the disk is full.
+    """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_bytes(frame.write_csv().encode())
+        with unfinished.open("wb") as file:
+            is_first = True
+
+            def write(rows: pl.DataFrame) -> None:
+                nonlocal is_first
+                file.write(rows.write_csv(include_header=is_first).encode())
+                is_first = False
+
+            yield write
         unfinished.replace(path)
     except OSError as reason:
+        raise SubmissionError(f"cannot write {path}: {reason.strerror}", "choose another place") from reason
+    finally:
         with suppress(OSError):
             unfinished.unlink(missing_ok=True)
-        raise SubmissionError(f"cannot write {path}: {reason.strerror}", "choose another place") from reason

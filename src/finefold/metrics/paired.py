@@ -80,6 +80,7 @@ def draw(
     attributes: Mapping[str, tuple[Sequence[str], NDArray[Any]]],
     *,
     codes_NA: NDArray[Any] | None = None,
+    weights_N: FloatArray | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Drawn:
@@ -92,15 +93,17 @@ def draw(
         class_names: [K].
         attributes: `LabelSpace.attribute_table()`.
         codes_NA: true codes of the attributes, in their order, -1 where missing; those of the class where None.
+        weights_N: how much each sample counts, e.g. as often as its class is in another set; 1 where left out.
         resamples: R.
         seed: of the draws.
     """
     groups, num_groups = group_codes(groups_N)
+    weights_N = np.ones(len(labels_N)) if weights_N is None else weights_N
     values: dict[str, float] = {}
     drawn: dict[str, FloatArray] = {}
 
     def add(names: tuple[str, str, str], codes_N: IntArray, found_N: IntArray, num_classes: int) -> Any:
-        columns = _counts(codes_N, found_N, num_classes)
+        columns = _counts(codes_N, found_N, num_classes, weights_N)
         sums_RC = bootstrap_sums(group_sums(columns, groups, num_groups), resamples=resamples, seed=seed)
         everything = scores_from_counts(*np.asarray(columns.sum(axis=0)).reshape(3, num_classes))
         resampled = scores_from_counts(*sums_RC.reshape(resamples, 3, num_classes).swapaxes(0, 1))
@@ -114,10 +117,13 @@ def draw(
     for code, name in enumerate(class_names):
         values[f"class {name}"], drawn[f"class {name}"] = float(f1_K[code]), f1_RK[:, code]
     is_known_N = labels_N >= 0
-    losses = log_loss_N(probs_NK[is_known_N], labels_N[is_known_N])
-    columns = sparse.csr_array(np.stack([losses, np.ones(len(losses))], axis=1))
+    losses, weights = log_loss_N(probs_NK[is_known_N], labels_N[is_known_N]), weights_N[is_known_N]
+    columns = sparse.csr_array(np.stack([weights * losses, weights], axis=1))
     sums_RC = bootstrap_sums(group_sums(columns, groups[is_known_N], num_groups), resamples=resamples, seed=seed)
-    values["log_loss"], drawn["log_loss"] = float(losses.mean()), divide(sums_RC[:, 0], sums_RC[:, 1])
+    values["log_loss"], drawn["log_loss"] = (
+        float(np.average(losses, weights=weights)),
+        divide(sums_RC[:, 0], sums_RC[:, 1]),
+    )
     for place, (name, (classes, codes_K)) in enumerate(attributes.items()):
         found_N = (probs_NK @ np.eye(len(classes))[codes_K]).argmax(axis=1)
         keys = (f"attribute {name} macro_f1", f"attribute {name}", f"attribute {name} balanced_accuracy")
@@ -126,15 +132,15 @@ def draw(
     return Drawn(values, drawn)
 
 
-def _counts(codes_N: IntArray, found_N: IntArray, num_classes: int) -> Any:
-    """[N, 3K] sparse: one-hot of the class where it was hit, of the true class, of the predicted class.
+def _counts(codes_N: IntArray, found_N: IntArray, num_classes: int, weights_N: FloatArray) -> Any:
+    """[N, 3K] sparse: the weight at the class where it was hit, at the true class, at the predicted class.
 
     A row whose true class is not known, -1, counts nowhere.
     """
     known, hits = np.flatnonzero(codes_N >= 0), np.flatnonzero(codes_N == found_N)
     rows = np.concatenate([hits, known, known])
     columns = np.concatenate([codes_N[hits], num_classes + codes_N[known], 2 * num_classes + found_N[known]])
-    return sparse.csr_array((np.ones(len(rows)), (rows, columns)), shape=(len(codes_N), 3 * num_classes))
+    return sparse.csr_array((weights_N[rows], (rows, columns)), shape=(len(codes_N), 3 * num_classes))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

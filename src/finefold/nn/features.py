@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -95,6 +94,22 @@ class PrefixCache:
             if self._engine is None:
                 self._engine = make_engine(self.backbone, self.choice)
             return self._engine
+
+    def forward(self, images_BHWC: NDArray[np.uint8]) -> NDArray[np.float16]:
+        """[B, H, W, 3] inputs -> [B, ...] rows, as the cache would keep them.
+
+        Raises:
+            EngineError: the engine fails, or gives features that float16 cannot hold.
+        """
+        features = self.engine()(images_BHWC)
+        with np.errstate(over="ignore"):
+            rows = features.astype(DTYPE)
+        if not np.isfinite(rows).all():
+            raise EngineError(
+                f"{self.backbone.name} gives features that are not finite (largest {features.max():g})",
+                'check its weights; with model.precision = "bf16", try "fp32"',
+            )
+        return rows
 
     @property
     def row_bytes(self) -> int:
@@ -235,20 +250,9 @@ class _Work:
     def _append(self, view: View, images: Mapping[int, NDArray[np.uint8]], hashes: Mapping[int, bytes]) -> int:
         """Computes and stores one view's rows of some images; how many."""
         if images:
-            rows = self._forward(apply_view(np.stack(list(images.values())), view))
+            rows = self.cache.forward(apply_view(np.stack(list(images.values())), view))
             self.stores[view].append([hashes[place] for place in images], rows)
         return len(images)
-
-    def _forward(self, images_BHWC: NDArray[np.uint8]) -> NDArray[Any]:
-        features = self.cache.engine()(images_BHWC)
-        with np.errstate(over="ignore"):
-            rows = features.astype(DTYPE)
-        if not np.isfinite(rows).all():
-            raise EngineError(
-                f"{self.cache.backbone.name} gives features that are not finite (largest {features.max():g})",
-                'check its weights; with model.precision = "bf16", try "fp32"',
-            )
-        return rows
 
 
 def load_input(data: bytes, preprocessing: Preprocessing, max_pixels: int) -> NDArray[np.uint8]:

@@ -12,23 +12,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from finefold.data.findings import Finding
 from finefold.data.labels import LabelSpace
-from finefold.data.readable import bytes_or_reason, unreadable
-from finefold.errors import ImageError
-from finefold.nn.backbones import IMAGES, Backbone
+from finefold.nn.backbones import Backbone
 from finefold.nn.classifier import HEADS, Classifier, Tail
 from finefold.nn.devices import training_device
-from finefold.nn.engines import Choice
-from finefold.nn.features import PLAIN, PrefixCache, Progress, load_input
+from finefold.nn.features import PLAIN
 from finefold.nn.heads import FoldHeads
 from finefold.nn.loop import predict_rows
-from finefold.nn.transforms import apply_view
 from finefold.nn.weights import read_header
 from finefold.recipe.training import View
 
-IMAGES_AT_ONCE = 4096  # bounds memory; the features of so many are held at a time
-BYTES_AT_ONCE = 2e8  # and of maps, so many numbers
 ROWS_AT_ONCE = 64  # through a tail
 
 
@@ -132,40 +125,13 @@ class FoldEnsemble:
                 shared = replace(shared, opened=frozenset(header["opened"]))
         return cls(shared, tuple(_read_fold(shared, path, space) for path in folds), space, tuple(views))
 
-    def probs(
-        self,
-        ids: Sequence[str],
-        paths: Sequence[Path],
-        *,
-        choice: Choice,
-        max_pixels: int,
-        fallback_K: NDArray[np.float64],
-        advance: Progress = lambda _: None,
-    ) -> tuple[NDArray[np.float64], tuple[Finding, ...]]:
-        """The folds' mean probabilities [N, K], and a finding for every unreadable image.
-
-        Args:
-            ids: [N] names for findings.
-            paths: [N] files.
-            choice: the engine the folds were trained on.
-            max_pixels: larger images are refused before they are decoded.
-            fallback_K: what an unreadable image gets.
-            advance: told how many images are done since.
-        """
-        source = _Images(self, max_pixels) if self.backbone.cut == IMAGES else _Cached(self, choice, max_pixels)
-        probs_NK = np.empty((len(ids), self.space.num_classes))
-        findings: list[Finding] = []
-        at_once = max(1, min(IMAGES_AT_ONCE, int(BYTES_AT_ONCE / np.prod(self.backbone.shape))))
-        for start in range(0, len(ids), at_once):
-            rows = slice(start, start + at_once)
-            found, unreadable = source.probs(ids[rows], paths[rows], advance)
-            probs_NK[rows] = np.where(np.isfinite(found), found, fallback_K)
-            findings += unreadable
-        return probs_NK, tuple(findings)
-
     def head_probs(self, rows: NDArray[Any]) -> NDArray[np.float64]:
         """[B, ...] rows of the prefix -> the folds' mean probabilities [B, K]."""
         return np.asarray(np.mean([fold.probs(rows, self.space) for fold in self.folds], axis=0))
+
+    def mean_over_views(self, rows_of: Mapping[View, NDArray[Any]]) -> NDArray[np.float64]:
+        """Each view's rows [B, ...] of the prefix -> the mean of their probabilities [B, K]."""
+        return np.asarray(np.mean([self.head_probs(rows_of[view]) for view in self.views], axis=0))
 
 
 def _read_fold(shared: Backbone, path: Path | Mapping[str, Path], space: LabelSpace) -> Fold:
@@ -177,53 +143,3 @@ def _read_fold(shared: Backbone, path: Path | Mapping[str, Path], space: LabelSp
         return HeadFold(FoldHeads.read(path))
     device = training_device()
     return TunedFold(Tail(Classifier.read(shared, path, space), shared).to(device), device)
-
-
-class _Cached:
-    """Probabilities over the prefix cache; NaN for an unreadable image."""
-
-    def __init__(self, model: FoldEnsemble, choice: Choice, max_pixels: int) -> None:
-        self._model = model
-        self._cache = PrefixCache(model.backbone, choice, max_pixels)
-
-    def probs(
-        self, ids: Sequence[str], paths: Sequence[Path], advance: Progress
-    ) -> tuple[NDArray[np.float64], tuple[Finding, ...]]:
-        """[B, K], and a finding for every unreadable image."""
-        views = self._model.views
-        filled = self._cache.fill(ids, paths, views=views, advance=advance)
-        found = [self._model.head_probs(self._cache.read(filled, view)) for view in views]
-        probs_BK = np.asarray(np.mean(found, axis=0))
-        probs_BK[~filled.is_readable_N] = np.nan
-        return probs_BK, filled.findings
-
-
-class _Images:
-    """Probabilities of models without a common prefix: every image is decoded for all of them."""
-
-    def __init__(self, model: FoldEnsemble, max_pixels: int) -> None:
-        self._model = model
-        self._max_pixels = max_pixels
-
-    def probs(
-        self, ids: Sequence[str], paths: Sequence[Path], advance: Progress
-    ) -> tuple[NDArray[np.float64], tuple[Finding, ...]]:
-        """[B, K], and a finding for every unreadable image."""
-        probs_BK = np.full((len(ids), self._model.space.num_classes), np.nan)
-        images: list[NDArray[np.uint8]] = []
-        places: list[int] = []
-        findings: list[Finding] = []
-        for place, (name, path) in enumerate(zip(ids, paths, strict=True)):
-            data = bytes_or_reason(path)
-            try:
-                if isinstance(data, str):
-                    raise ImageError(data)
-                images.append(load_input(data, self._model.backbone.preprocessing, self._max_pixels))
-                places.append(place)
-            except ImageError as reason:
-                findings.append(unreadable(name, path, reason.message))
-        if images:
-            views = [self._model.head_probs(apply_view(np.stack(images), view)) for view in self._model.views]
-            probs_BK[places] = np.mean(views, axis=0)
-        advance(len(ids))
-        return probs_BK, tuple(findings)

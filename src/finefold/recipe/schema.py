@@ -8,12 +8,14 @@ from pydantic import Field, field_validator, model_validator
 from finefold.data.schema import Table
 from finefold.recipe.durations import Duration
 from finefold.recipe.training import (
+    AfterRecipe,
     AugmentRecipe,
     CacheRecipe,
     LossRecipe,
     OptimRecipe,
     PhaseRecipe,
     PredictRecipe,
+    PseudoRecipe,
     SamplingRecipe,
     ScheduleRecipe,
     TrainRecipe,
@@ -87,6 +89,8 @@ class Recipe(Table):
     schedule: ScheduleRecipe = ScheduleRecipe()
     train: TrainRecipe = TrainRecipe()
     predict: PredictRecipe = PredictRecipe()
+    after: AfterRecipe = AfterRecipe()
+    pseudo: PseudoRecipe = PseudoRecipe()
     cache: CacheRecipe = CacheRecipe()
     scores: ScoreRecipe = ScoreRecipe()
 

@@ -183,6 +183,40 @@ class PredictRecipe(Table):
     views: tuple[View, ...] = ("plain",)
 
 
+class AfterRecipe(Table):
+    """`[after]`: what is done to the probabilities of new images, fitted on the ledger.
+
+    The ledger itself stays as the folds' models made it. `adjust` decides for scarce classes: afterwards
+    probabilities no longer say how sure one is. `adapt_prior` is of the class shares of the new images.
+    """
+
+    calibrate: Literal["none", "temperature", "vector", "per_attribute"] = "none"
+    adjust: Literal["none", "logit", "bias"] = "none"
+    adapt_prior: Literal["off", "auto"] = "off"
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether probabilities stay as they are, whatever the images."""
+        return self.calibrate == self.adjust == "none"
+
+
+class PseudoRecipe(Table):
+    """`[pseudo]`: labels for unlabelled images, of `finefold pseudo` alone; `train` makes none.
+
+    `share` of the images get a label, class by class as `shares` says: `estimated` among the images themselves by
+    expectation maximisation, or those of `training`. `views` must agree on it.
+    """
+
+    share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    shares: Literal["estimated", "training"] = "estimated"
+    threshold: Share = 0.0
+    views: tuple[View, ...] = ("plain", "hflip")
+    calibrate: bool = True
+    target: Literal["soft", "hard"] = "hard"
+    weight: Positive = 0.3
+    rounds: Annotated[int, Field(ge=1)] = 3
+
+
 class CacheRecipe(Table):
     """`[cache]`: disk that cached prefixes may take; a quarter of what is free where unset."""
 

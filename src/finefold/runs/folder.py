@@ -54,6 +54,11 @@ class RunFolder:
         return self.path / "scores.json"
 
     @property
+    def after(self) -> Path:
+        """What the recipe's `[after]` came to, fitted on the ledger."""
+        return self.path / "after.json"
+
+    @property
     def findings(self) -> Path:
         return self.path / "findings.json"
 

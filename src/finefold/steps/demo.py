@@ -13,8 +13,8 @@ from finefold.data.submission import write_csv
 from finefold.data.synthetic import draw_portraits
 from finefold.errors import DataError, RunError
 from finefold.runs.folder import write_text
+from finefold.steps.answers import Answers
 from finefold.steps.init import init
-from finefold.steps.predict import Answers
 from finefold.steps.progress import SILENT, Progress
 from finefold.steps.reading import Data, read_data
 from finefold.steps.run import Run

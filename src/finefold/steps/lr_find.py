@@ -19,11 +19,12 @@ from finefold.nn.range_test import Ramp, has_exploded, smoothed, suggest_rate
 from finefold.recipe.schema import Recipe
 from finefold.report.curves import draw_range_test
 from finefold.runs.folder import RunFolder, write_text
+from finefold.steps.heads import fit_heads
 from finefold.steps.progress import SILENT, Progress
 from finefold.steps.rates import FOLD, check_has_steps, check_svg
 from finefold.steps.reading import Data, without_unreadable
 from finefold.steps.split import check_train_labels
-from finefold.steps.train import fit_heads, folds_of, given_split, head_of_one, prefix_cache
+from finefold.steps.train import folds_of, given_split, head_of_one, prefix_cache
 from finefold.steps.training import Training, phase_loop
 from finefold.steps.tuning import planned, prefix_caches, with_prefixes
 

@@ -1,177 +1,78 @@
-"""`finefold predict`: images -> probabilities of every fold's model, averaged -> a checked answer file."""
+"""`finefold predict`: images -> probabilities of every fold's model, averaged -> a checked answer file.
 
-from collections.abc import Sequence
+Shapes: N images, K joint classes.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, overload
 
 import numpy as np
-import polars as pl
-from numpy.typing import NDArray
 
-from finefold.data.findings import Finding
 from finefold.data.images import list_images
+from finefold.data.journal import Journal
 from finefold.data.predictions import Predictions
 from finefold.data.split_checks import counted
-from finefold.data.submission import SHARE_DISTANCE, Template, fill_template, read_template, share_distance, write_csv
-from finefold.errors import DataError, RunError, SubmissionError
+from finefold.data.submission import Template, answered, check_ids, csv_parts, read_template
+from finefold.errors import DataError, SubmissionError
+from finefold.metrics.classification import FloatArray
 from finefold.nn.engines import Choice
 from finefold.nn.infer import FoldEnsemble
-from finefold.runs.folder import read_json, write_json
-from finefold.runs.provenance import provenance
+from finefold.nn.streaming import Part, stream_probs
+from finefold.runs.folder import write_json
+from finefold.steps.answers import Answers, Tally, answer_table, as_template_ids, check_replaceable, side_file
+from finefold.steps.pooling import Pooling, check_pooling, pool_answers
 from finefold.steps.progress import SILENT, Progress
 from finefold.steps.run import Run
 
+ROWS_AT_ONCE = 4096  # of the answer file
+
+
+class _Under(Sequence[Path]):
+    """Files of a folder, each path made when it is asked for: a million of them would take 300 MB."""
+
+    def __init__(self, root: Path, names: Sequence[str]) -> None:
+        self._root, self._names = root, names
+
+    @overload
+    def __getitem__(self, place: int) -> Path: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Path]: ...
+    def __getitem__(self, place: int | slice) -> Path | list[Path]:
+        if isinstance(place, slice):
+            return [self._root / name for name in self._names[place]]
+        return self._root / self._names[place]
+
+    def __len__(self) -> int:
+        return len(self._names)
+
 
 @dataclass(frozen=True)
-class Answers:
-    """What a run says of some images, and how to hand it in.
+class _Questions:
+    """The images to answer for.
 
     Args:
-        run: whose folds were averaged.
-        predictions: one row per image; an unreadable image has the training class shares.
-        findings: the unreadable images.
+        root: folder of the images.
+        names: [N] their paths under it, in the order of the answers.
+        form: the template to fill in, whose rows are in the same order; without one the answers are a table.
     """
 
-    run: Run
-    predictions: Predictions
-    findings: tuple[Finding, ...]
+    root: Path
+    names: Sequence[str]
+    form: Template | None
 
     @property
-    def shares_K(self) -> NDArray[np.float64]:
-        """[K] share of each class among the answers."""
-        counts_K = np.bincount(self.predictions.codes_N, minlength=len(self.predictions.class_names))
-        return np.asarray(counts_K / max(1, len(self.predictions)))
-
-    @property
-    def is_far_from_training(self) -> bool:
-        """Whether the answers' shares differ much from the training shares."""
-        return share_distance(self.shares_K, self.run.train_shares_K) > SHARE_DISTANCE
-
-    def to_submission(
-        self,
-        template: str | Path,
-        out: str | Path,
-        *,
-        id_column: str | None = None,
-        answer_column: str | None = None,
-        answer: Literal["number", "name"] | None = None,
-    ) -> Path:
-        """Fills in `template` and writes `out`, with a JSON of where it came from beside it.
-
-        Columns left out come from the run's [predict].
-
-        Raises:
-            SubmissionError: template and predictions do not belong together.
-        """
-        said = self.run.spec.predict
-        id_column = id_column or (said.id_column if said else None)
-        answer_column = answer_column or (said.answer_column if said else None)
-        if not id_column or not answer_column:
-            raise SubmissionError(
-                "the template's columns are not known",
-                "say id_column and answer_column, or write [predict] in data.toml",
-            )
-        form = read_template(
-            Path(template),
-            id_column=id_column,
-            answer_column=answer_column,
-            answer=answer or (said.answer if said else "number"),
-        )
-        return self._write(self._answered(form), Path(out))
-
-    def to_csv(self, out: str | Path) -> Path:
-        """Writes id, the most probable class, its probability, and every class's probability."""
-        predictions = self.predictions
-        names = np.asarray(predictions.class_names, dtype=object)
-        about = pl.DataFrame(
-            {
-                "id": list(predictions.ids),
-                "class": names[predictions.codes_N].tolist(),
-                "prob": predictions.probs_NK.max(axis=1),
-            },
-            schema={"id": pl.String, "class": pl.String, "prob": pl.Float64},
-        )
-        probs = predictions.to_frame().drop("id").rename(lambda name: f"prob {name}")
-        return self._write(about.hstack(probs), Path(out))
-
-    def _answered(self, form: Template) -> pl.DataFrame:
-        said = self.run.spec.predict
-        ids = _as_template_ids(self.predictions.ids, form.ids, said.suffix if said else "")
-        predictions = Predictions(tuple(ids), self.predictions.probs_NK, self.predictions.class_names)
-        if said and said.extra == "ignore":
-            wanted = set(form.ids)
-            predictions = predictions.rows_for([name for name in ids if name in wanted])
-        return fill_template(form, predictions, self.run.space.class_names)
-
-    def _write(self, frame: pl.DataFrame, out: Path) -> Path:
-        check_replaceable(out)
-        write_csv(frame, out)
-        write_json(side_file(out), self.about())
-        return out
-
-    def about(self) -> dict[str, Any]:
-        """Where the answers came from, and what is odd about them."""
-        shares = zip(
-            self.predictions.class_names, self.shares_K.tolist(), self.run.train_shares_K.tolist(), strict=True
-        )
-        return {
-            "run": str(self.run.folder.path.resolve()),
-            "hashes": self.run.manifest["hashes"],
-            "backbone": self.run.manifest["backbone"],
-            "preprocessing": self.run.manifest["preprocessing"]["hash"],
-            "images": len(self.predictions),
-            "unreadable": [finding.to_dict() for finding in self.findings],
-            "shares": {name: {"predicted": round(p, 6), "training": round(t, 6)} for name, p, t in shares},
-            **provenance(),
-        }
-
-
-def check_replaceable(out: Path) -> None:
-    """Only an answer file of an earlier `predict`, known by the JSON beside it, may be written over.
-
-    Raises:
-        SubmissionError: `out` is some other file: a photo, data.toml, the template.
-    """
-    if not out.exists() or out.is_dir():  # a folder is refused by the writer, in its own words
-        return
-    try:
-        is_ours = "training" in next(iter(read_json(side_file(out)).get("shares", {}).values()), {})
-    except RunError:
-        is_ours = False
-    if not is_ours:
-        raise SubmissionError(f"{out} exists, and `finefold predict` did not write it", "give another --out")
-
-
-def side_file(out: Path) -> Path:
-    """The JSON beside an answer file."""
-    return out.with_name(f"{out.stem}.json" if out.suffix != ".json" else f"{out.name}.about.json")
-
-
-def _as_template_ids(ids: Sequence[str], wanted: Sequence[str], suffix: str) -> list[str]:
-    """Image paths as the template names them: as they are, less their folder, or less their suffix too."""
-    known = set(wanted)
-    if suffix:
-        ids = [name.removesuffix(suffix) for name in ids]
-    forms = [list(ids), [Path(name).name for name in ids], [Path(name).stem for name in ids]]
-    forms = [form for form in forms if len(set(form)) == len(form)]
-    return max(forms, key=lambda form: sum(name in known for name in form))  # the first of equally good ones
-
-
-def _wanted(run: Run, ids: Sequence[str]) -> Sequence[str]:
-    """The images that the template of [predict] asks for, where images beyond it are to be ignored."""
-    said = run.spec.predict
-    if said is None or said.extra == "refuse" or said.template_csv is None or said.id_column is None:
-        return ids
-    form = read_template(
-        run.spec.folder / said.template_csv,
-        id_column=said.id_column,
-        answer_column=said.answer_column or said.id_column,
-        answer=said.answer,
-    )
-    wanted = set(form.ids)
-    pairs = zip(ids, _as_template_ids(ids, form.ids, said.suffix), strict=True)
-    return [name for name, known in pairs if known in wanted]
+    def digest(self) -> str:
+        """Over the images' names and order, and over the template."""
+        digest = hashlib.sha256(str(self.root.resolve()).encode())
+        for name in self.names:
+            digest.update(f"\0{name}".encode())
+        if self.form is not None:
+            digest.update(f"\0{self.form.id_column}\0{self.form.answer_column}\0{self.form.answer}".encode())
+            digest.update("\0".join(self.form.ids).encode())
+        return digest.hexdigest()
 
 
 def predict(run: Run, images: str | Path | None = None, *, progress: Progress = SILENT) -> Answers:
@@ -185,6 +86,158 @@ def predict(run: Run, images: str | Path | None = None, *, progress: Progress = 
     Raises:
         DataError: no folder is known, it does not exist, or holds no image.
     """
+    root = _root(run, images)
+    names = _listed(root)
+    if images is None and run.spec.predict is not None and run.spec.predict.extra == "ignore":
+        form = _form(run)
+        names = names if form is None else [names[place] for place in _wanted(run, names, form)[0]]
+    parts = list(_stream(run, root, names, 0, progress))
+    probs_NK = np.concatenate([part.probs_BK for part in parts])
+    findings = tuple(finding for part in parts for finding in part.findings)
+    return Answers(run, Predictions(tuple(names), probs_NK, run.space.class_names), findings, root)
+
+
+def write_answers(
+    run: Run,
+    images: str | Path | None = None,
+    *,
+    out: str | Path,
+    strict: bool = False,
+    pooling: Pooling | None = None,
+    progress: Progress = SILENT,
+) -> tuple[Tally, Path]:
+    """Predicts and writes: the template of [predict] filled in, or where a folder is named, a table of its images.
+
+    However many images there are, memory holds some thousand at a time and the list of their names. Probabilities go
+    to a hidden folder beside `out` as they are made, so that the same command goes on where a killed one stopped.
+    What corrects the answers of all images together, as pooling does, holds all their probabilities.
+
+    Args:
+        run: a finished run.
+        images: a folder; without one, the root of [predict] in the run's data.toml.
+        out: the answer file.
+        strict: an unreadable image is an error, once the file was written.
+        pooling: what images of one group share; nothing unless asked for.
+        progress: told of the stages.
+
+    Raises:
+        UsageError: pooling names no attribute of the label.
+        SubmissionError: `out` is a file of the user's, template and images do not belong together, another process
+            writes the same answers, or, where `strict`, a test image is unreadable (the file is written all the same).
+        DataError: as `predict`.
+    """
+    out = Path(out)
+    check_replaceable(out)  # before the work
+    if out.is_dir():
+        raise SubmissionError(f"cannot write {out}: it is a folder", "give a file as --out")
+    if pooling is not None:
+        check_pooling(run, pooling)
+    asked = _questions(run, images)
+    journal = Journal.open(
+        out.with_name(f".{out.name}.unfinished"),
+        {"run": _run_digest(run), "images": asked.digest},
+        run.space.num_classes,
+    )
+    try:
+        _fill(journal, run, asked, progress)
+        corrections: tuple[Mapping[str, Any], ...] = ()
+        parts = journal.parts(ROWS_AT_ONCE)
+        if pooling is not None:
+            plain = Predictions(tuple(asked.names), np.concatenate(list(parts)), run.space.class_names)
+            answers = Answers(run, plain, tuple(journal.findings()), asked.root)
+            answers, _ = pool_answers(answers, pooling, asked.form, progress=progress)
+            parts, corrections = iter([answers.predictions.probs_NK]), answers.corrections
+        tally = _write(parts, Tally.start(run, journal.findings(), corrections), asked, out)
+        journal.remove()
+    finally:
+        journal.close()
+    if strict and tally.findings:
+        named = ", ".join(f"`{finding.ids[0]}`" for finding in tally.findings[:5])
+        raise SubmissionError(
+            f"{counted(len(tally.findings), 'test image')} cannot be read: {named}",
+            f"replace the files; {out} was written with the training class shares for them",
+        )
+    return tally, out
+
+
+def _fill(journal: Journal, run: Run, asked: _Questions, progress: Progress) -> None:
+    """Predicts what the journal lacks."""
+    if journal.num_rows:
+        done = asked.names[: journal.num_rows]
+        if any(_changed_since(asked.root / name, journal.started) for name in done):
+            journal.restart()
+        else:
+            progress.say(f"going on behind {journal.num_rows:,} answers that an earlier run left unfinished")
+    for part in _stream(run, asked.root, asked.names, journal.num_rows, progress):
+        names = asked.names[part.start : part.start + len(part.probs_BK)]
+        place = {name: part.start + row for row, name in enumerate(names)}
+        journal.append(part.probs_BK, [(place[finding.ids[0]], finding) for finding in part.findings])
+
+
+def _write(parts: Iterator[FloatArray], tally: Tally, asked: _Questions, out: Path) -> Tally:
+    """The answer file, a part at a time, and the JSON beside it."""
+    names, first = tally.class_names, 0
+    with csv_parts(out) as write:
+        for probs_BK in parts:
+            tally = tally.plus(probs_BK)
+            if asked.form is None:
+                write(answer_table(asked.names[first : first + len(probs_BK)], probs_BK, names))
+            else:
+                rows = asked.form.frame.slice(first, len(probs_BK))
+                write(answered(asked.form, rows, probs_BK.argmax(axis=1), names))
+            first += len(probs_BK)
+        write_json(side_file(out), tally.about())  # first: answers without it would not be known as ours
+    return tally
+
+
+def _stream(run: Run, root: Path, names: Sequence[str], start: int, progress: Progress) -> Iterator[Part]:
+    """Probabilities of a folder's images, from the folds' models."""
+    if start == len(names):
+        return
+    folds = [run.fold_weights(fold) for fold in range(run.num_folds)]
+    model = FoldEnsemble.read(run.backbone, folds, run.space, views=run.recipe.predict.views)
+    engine = run.manifest["engine"]
+    with progress.stage("predicting", len(names) - start, "images") as advance:
+        yield from stream_probs(
+            model,
+            names,
+            _Under(root, names),
+            choice=Choice(engine["name"], engine["precision"], "as trained"),
+            max_pixels=round(run.recipe.image.max_megapixels * 1e6),
+            fallback_K=run.train_shares_K,
+            start=start,
+            advance=advance,
+        )
+
+
+def _questions(run: Run, images: str | Path | None) -> _Questions:
+    """What is to be answered, in the order of the answers.
+
+    Raises:
+        DataError, SubmissionError: see `predict` and `write_answers`.
+    """
+    root = _root(run, images)
+    names = _listed(root)
+    form = _form(run) if images is None else None
+    if form is None:
+        return _Questions(root, names, None)
+    places, ids = _wanted(run, names, form)
+    check_ids(form, ids)
+    place_of = dict(zip(ids, places, strict=True))
+    return _Questions(root, [names[place_of[name]] for name in form.ids], form)
+
+
+def image_names(run: Run, images: str | Path | None) -> tuple[Path, Sequence[str]]:
+    """A folder of images, that of [predict] where none is named, and the paths of its images under it.
+
+    Raises:
+        DataError: no folder is known, it does not exist, or holds no image.
+    """
+    root = _root(run, images)
+    return root, _listed(root)
+
+
+def _root(run: Run, images: str | Path | None) -> Path:
     if images is None and run.spec.predict is None:
         raise DataError(
             "no images to predict: the run's data.toml has no [predict]", "name a folder: finefold predict RUN FOLDER"
@@ -193,46 +246,46 @@ def predict(run: Run, images: str | Path | None = None, *, progress: Progress = 
     if not root.is_dir():
         problem = f"{root} is a file" if root.exists() else f"the folder {root} does not exist"
         raise DataError(problem, "name a folder of images: finefold predict RUN FOLDER")
-    ids: Sequence[str] = list_images(root).paths
-    if not ids:
+    return root
+
+
+def _listed(root: Path) -> Sequence[str]:
+    names = list_images(root).paths
+    if not names:
         raise DataError(f"no images in {root}", "name a folder of images: finefold predict RUN FOLDER")
-    if images is None:
-        ids = _wanted(run, ids)
-    folds = [run.fold_weights(fold) for fold in range(run.num_folds)]
-    model = FoldEnsemble.read(run.backbone, folds, run.space, views=run.recipe.predict.views)
-    engine = run.manifest["engine"]
-    with progress.stage("predicting", len(ids), "images") as advance:
-        probs_NK, findings = model.probs(
-            ids,
-            [root / name for name in ids],
-            choice=Choice(engine["name"], engine["precision"], "as trained"),
-            max_pixels=round(run.recipe.image.max_megapixels * 1e6),
-            fallback_K=run.train_shares_K,
-            advance=advance,
-        )
-    return Answers(run, Predictions(tuple(ids), probs_NK, run.space.class_names), findings)
+    return names
 
 
-def write_answers(
-    run: Run, images: str | Path | None = None, *, out: str | Path, strict: bool = False, progress: Progress = SILENT
-) -> tuple[Answers, Path]:
-    """Predicts and writes: the template of [predict] filled in, or where a folder is named, a table of its images.
-
-    Raises:
-        SubmissionError: `out` is a file of the user's, template and predictions do not belong together, or,
-            where `strict`, a test image is unreadable (the file is written all the same).
-    """
-    check_replaceable(Path(out))  # before the work
-    answers = predict(run, images, progress=progress)
+def _form(run: Run) -> Template | None:
+    """The template of [predict], where it names one."""
     said = run.spec.predict
-    if images is None and said is not None and said.template_csv is not None:
-        written = answers.to_submission(run.spec.folder / said.template_csv, out)
-    else:
-        written = answers.to_csv(out)
-    if strict and answers.findings:
-        named = ", ".join(f"`{finding.ids[0]}`" for finding in answers.findings[:5])
-        raise SubmissionError(
-            f"{counted(len(answers.findings), 'test image')} cannot be read: {named}",
-            f"replace the files; {written} was written with the training class shares for them",
-        )
-    return answers, written
+    if said is None or said.template_csv is None or said.id_column is None or said.answer_column is None:
+        return None
+    return read_template(
+        run.spec.folder / said.template_csv,
+        id_column=said.id_column,
+        answer_column=said.answer_column,
+        answer=said.answer,
+    )
+
+
+def _wanted(run: Run, names: Sequence[str], form: Template) -> tuple[list[int], list[str]]:
+    """Places of the images to answer for, and their ids in the template; all, unless others are to be ignored."""
+    said = run.spec.predict
+    ids = as_template_ids(names, form.ids, said.suffix if said else "")
+    wanted = set(form.ids)
+    places = [place for place, name in enumerate(ids) if not said or said.extra == "refuse" or name in wanted]
+    return places, [ids[place] for place in places]
+
+
+def _run_digest(run: Run) -> str:
+    """Which run: its manifest says when it was made, and of what."""
+    return hashlib.sha256(run.folder.manifest.read_bytes()).hexdigest()
+
+
+def _changed_since(file: Path, seconds: float) -> bool:
+    """Whether a file was written since; one that is gone counts as changed."""
+    try:
+        return file.stat().st_mtime > seconds
+    except OSError:
+        return True

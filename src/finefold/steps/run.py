@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from finefold.nn.backbones import Backbone
-    from finefold.steps.predict import Answers
+    from finefold.steps.answers import Answers
 
 
 @dataclass(frozen=True)

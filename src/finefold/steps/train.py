@@ -1,39 +1,34 @@
 """`finefold train`: samples and a recipe -> a run with its ledger, scores and pictures."""
 
-import json
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-import tomli_w
 from numpy.typing import NDArray
 
 from finefold.data.findings import Finding
-from finefold.data.predictions import Ledger, Predictions, write_parquet
+from finefold.data.predictions import Predictions
 from finefold.data.samples import SampleTable
-from finefold.data.schema import DataFile
-from finefold.data.splits import Split, read_split, write_split
+from finefold.data.splits import Split, read_split
 from finefold.errors import SplitError
 from finefold.nn.backbones import Backbone, find_backbone, own_backbone
 from finefold.nn.classifier import JointLogits
 from finefold.nn.engines import choose_engine
 from finefold.nn.features import Features, PrefixCache
 from finefold.nn.freezing import FreezePlan
-from finefold.nn.heads import JOINT, FoldHeads, LinearHead, blank_heads
-from finefold.nn.probe import fit_probe
+from finefold.nn.heads import JOINT, FoldHeads, blank_heads
 from finefold.recipe.loader import dump_recipe, load_recipe
 from finefold.recipe.schema import Recipe
-from finefold.report.pictures import draw_class_bars, draw_confusion
-from finefold.runs.folder import RunFolder, write_json, write_text
+from finefold.runs.folder import RunFolder
 from finefold.runs.provenance import provenance, text_hash
 from finefold.steps.choosing import Chosen, choose
-from finefold.steps.evaluate import score
+from finefold.steps.heads import Fitted, fit_heads
 from finefold.steps.history import write_histories
+from finefold.steps.outputs import write_folds, write_inputs, write_results
 from finefold.steps.own import NOTHING, Own
 from finefold.steps.progress import SILENT, Progress
 from finefold.steps.reading import Data, without_unreadable
@@ -42,17 +37,6 @@ from finefold.steps.split import check_fits, check_groups, check_train_labels, m
 from finefold.steps.tracking import OnEvent, check_track, tracked
 from finefold.steps.training import Training, ordinal_shares, quick_scores
 from finefold.steps.tuning import plan_lines, planned, tune
-
-TRAINED_ON_FLOOR = 1.0  # of heads that training goes on from, see `fit_probe`
-
-
-@dataclass(frozen=True)
-class _Fitted:
-    """Heads of every fold, and what they say of the rows they did not see."""
-
-    heads: tuple[FoldHeads, ...]
-    predictions: Predictions
-    strengths: dict[str, list[float]]
 
 
 def train(
@@ -136,10 +120,10 @@ def _train_into(
         chosen, measured = choice.recipe, {"chosen": choice.to_dict()}
         if chosen.is_probe_only:
             fitted = fit_heads(rows_ND, samples, folds, chosen, progress)
-    _write_inputs(folder, data, samples, folds, chosen, cache.backbone)
+    write_inputs(folder, data, samples, folds, chosen, cache.backbone)
     predictions, about = fitted.predictions, dict[str, Any]()
     if chosen.is_probe_only:
-        _write_folds(folder, fitted, samples, folds, cache.backbone)
+        write_folds(folder, fitted, samples, folds, cache.backbone)
     else:
         _tell_probe(fitted.predictions, samples, progress)
         head = head_of_one(fitted.heads[0], samples, chosen)
@@ -149,7 +133,7 @@ def _train_into(
         tuned = tune(training, _start_heads(fitted, chosen, own, progress), progress, tell=tell)
         predictions, about = tuned.predictions, {**_about_plan(training.plan), **tuned.to_dict()}
         write_histories(folder, chosen, samples, num_folds=folds.num_folds)
-    scores = _write_results(folder, predictions, samples, folds, chosen, features.findings)
+    scores = write_results(folder, predictions, samples, folds, chosen, features.findings, was_chosen=bool(measured))
     tell({"kind": "end", "scores": scores})
     return {**_about_run(chosen, samples, folds, cache, features, fitted, about, own), **measured}
 
@@ -158,7 +142,7 @@ def _choose(
     folder: RunFolder,
     data: Data,
     recipe: Recipe,
-    fitted: _Fitted,
+    fitted: Fitted,
     samples: SampleTable,
     split: Split,
     cache: PrefixCache,
@@ -169,7 +153,7 @@ def _choose(
     """Measures what the recipe leaves open, in a trial run inside the run's working folder."""
 
     def plan(tried: Recipe) -> Training:
-        _write_inputs(folder.trial, data, samples, split, tried, cache.backbone)
+        write_inputs(folder.trial, data, samples, split, tried, cache.backbone)
         head = head_of_one(fitted.heads[0], samples, tried)
         return replace(planned(folder.trial, tried, samples, split, cache, head, progress, own), hashes=hashes)
 
@@ -182,7 +166,7 @@ def _about_run(
     split: Split,
     cache: PrefixCache,
     features: Features,
-    fitted: _Fitted,
+    fitted: Fitted,
     tuning: Mapping[str, Any],
     own: Own,
 ) -> dict[str, Any]:
@@ -261,40 +245,6 @@ def folds_of(given: Split | None, samples: SampleTable, findings: Sequence[Findi
     return check_fits(Split(given.frame.filter(~pl.col("id").is_in(lost))), samples)
 
 
-def fit_heads(
-    features_ND: NDArray[np.float16], samples: SampleTable, split: Split, recipe: Recipe, progress: Progress
-) -> _Fitted:
-    """One head per fold on the joint class, or one per fold and attribute, fitted where that is known."""
-    space, folds_N = samples.space, split.folds_for(samples.ids)
-    tasks = {JOINT: samples}
-    if recipe.model.heads != "joint":
-        tasks = {name: samples.for_attribute(name) for name in space.names}
-    heads: list[dict[str, LinearHead]] = [{} for _ in range(split.num_folds)]
-    probs: list[NDArray[np.float64]] = []
-    strengths = {}
-    for task, table in tasks.items():
-        with progress.stage(f"heads ({task})" if len(tasks) > 1 else "heads", 0, "steps") as advance:
-            probe = fit_probe(
-                features_ND,
-                table.labels_N,
-                table.train_labels_N,
-                folds_N,
-                num_classes=table.space.num_classes,
-                strengths=recipe.probe.strengths,
-                power=recipe.head_power,
-                floor=0.0 if recipe.is_probe_only else TRAINED_ON_FLOOR,
-                max_steps=recipe.probe.max_steps,
-                advance=partial(_step, advance),
-            )
-        for fold, head in enumerate(probe.heads):
-            heads[fold][task] = head
-        probs.append(probe.probs_NC)
-        strengths[task] = list(probe.strengths_F)
-    joint_NK = probs[0] if JOINT in tasks else space.joint_probs(probs)
-    predictions = Predictions(tuple(samples.ids), joint_NK, space.class_names)
-    return _Fitted(tuple(FoldHeads(fold) for fold in heads), predictions, strengths)
-
-
 def head_of_one(heads: FoldHeads, samples: SampleTable, recipe: Recipe) -> JointLogits:
     """The head of one trained model: of all attributes, or of the first where each has a model of its own."""
     if recipe.model.heads != "separate":
@@ -303,7 +253,7 @@ def head_of_one(heads: FoldHeads, samples: SampleTable, recipe: Recipe) -> Joint
     return JointLogits(FoldHeads({JOINT: heads.heads[first]}), samples.for_attribute(first).space)
 
 
-def _start_heads(fitted: _Fitted, recipe: Recipe, own: Own, progress: Progress) -> tuple[FoldHeads, ...]:
+def _start_heads(fitted: Fitted, recipe: Recipe, own: Own, progress: Progress) -> tuple[FoldHeads, ...]:
     """What each fold's training starts from: the probe's heads, a whole model's own, or heads that know nothing."""
     if recipe.phase[0].is_probe:
         if own.whole is not None:
@@ -339,69 +289,8 @@ def _tell_left_out(samples: SampleTable, recipe: Recipe, progress: Progress) -> 
         )
 
 
-def _step(advance: Callable[[int], None], _stage: str, _number: int) -> None:
-    advance(1)
-
-
 def train_shares(samples: SampleTable) -> NDArray[np.float64]:
     """[K] class shares of what training sees, of samples whose class is known."""
     train_N = samples.train_labels_N
     counts_K = np.bincount(train_N[train_N >= 0], minlength=samples.space.num_classes)
     return np.asarray(counts_K / counts_K.sum())
-
-
-def _write_inputs(
-    folder: RunFolder, data: Data, samples: SampleTable, split: Split, recipe: Recipe, backbone: Backbone
-) -> None:
-    write_text(folder.recipe, dump_recipe(recipe))
-    write_text(folder.data, tomli_w.dumps(_absolute(data).model_dump(mode="json", by_alias=True, exclude_none=True)))
-    write_parquet(samples.frame, folder.samples)
-    write_split(split, folder.split)
-    backbone.copy_to(folder.backbone)
-
-
-def _absolute(data: Data) -> DataFile:
-    """data.toml with every path absolute, so that it means the same from inside the run."""
-    home, file = data.spec.folder, data.spec.file
-    sample_paths = {key: str(home / path) for key in ("csv", "patches") if (path := getattr(file.samples, key))}
-    sample_table = file.samples.model_copy(update={"root": str(data.spec.root), **sample_paths})
-    if file.predict is None:
-        return file.model_copy(update={"samples": sample_table})
-    paths = {key: str(home / path) for key in ("root", "template_csv") if (path := getattr(file.predict, key))}
-    return file.model_copy(update={"samples": sample_table, "predict": file.predict.model_copy(update=paths)})
-
-
-def _write_folds(folder: RunFolder, fitted: _Fitted, samples: SampleTable, split: Split, backbone: Backbone) -> None:
-    folds_N = split.folds_for(samples.ids)
-    header = {
-        "kind": "heads",
-        "class_names": list(samples.space.class_names),
-        "backbone": backbone.weights_hash,
-        "preprocessing": backbone.preprocessing.to_dict(),
-    }
-    frame = fitted.predictions.to_frame()
-    for fold, heads in enumerate(fitted.heads):
-        heads.write(folder.fold_weights(fold), {**header, "fold": fold})
-        write_parquet(frame.filter(pl.Series(folds_N == fold)), folder.fold_valid(fold))
-
-
-def _write_results(
-    folder: RunFolder,
-    predictions: Predictions,
-    samples: SampleTable,
-    split: Split,
-    recipe: Recipe,
-    findings: Sequence[Finding],
-) -> dict[str, Any]:
-    """Ledger, scores, findings and pictures; the scores."""
-    codes_NA = samples.codes_NA if samples.num_missing() else None
-    ledger = Ledger(predictions, split.folds_for(samples.ids), tuple(samples.groups), samples.labels_N, codes_NA)
-    ledger.write(folder.ledger)
-    scores = score(ledger, samples.space.attribute_table(), recipe)
-    write_json(folder.scores, scores)
-    write_text(folder.findings, json.dumps([finding.to_dict() for finding in findings], indent=1) + "\n")
-    names = samples.space.class_names
-    write_text(folder.picture("confusion"), draw_confusion(scores["confusion"], names, title="Out-of-fold confusion"))
-    bars = draw_class_bars(scores["classes"], title="Out-of-fold F1 per class")
-    write_text(folder.picture("classes"), bars)
-    return scores

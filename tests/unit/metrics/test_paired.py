@@ -81,6 +81,18 @@ def test_the_order_of_rows_does_not_matter():
         assert np.allclose(drawn_R, other.drawn[score])
 
 
+def test_a_weight_of_two_is_a_sample_twice():
+    """Samples that count double score as if each stood there twice, on all samples and on every resample."""
+    labels_N, groups_N, probs_NK = answers(1.0)
+    weights_N = np.where(labels_N == 2, 2.0, 1.0)
+    rows = np.repeat(np.arange(len(labels_N)), weights_N.astype(int))
+    weighted = draw(probs_NK, labels_N, groups_N, NAMES, ATTRIBUTES, weights_N=weights_N, resamples=50)
+    twice = draw(probs_NK[rows], labels_N[rows], groups_N[rows], NAMES, ATTRIBUTES, resamples=50)
+    for score, drawn_R in weighted.drawn.items():
+        assert weighted.values[score] == pytest.approx(twice.values[score])
+        assert np.allclose(drawn_R, twice.drawn[score], equal_nan=True)
+
+
 def test_a_class_without_samples_has_no_difference():
     """What cannot be scored is None, never a number."""
     labels_N, groups_N, probs_NK = answers(1.0)

@@ -1,0 +1,177 @@
+"""Probabilities of any number of images in memory that does not grow with how many there are.
+
+Shapes: N images, B of them at a time, K joint classes.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from finefold.data.findings import Finding
+from finefold.data.machine import num_threads
+from finefold.data.readable import bytes_or_reason, unreadable
+from finefold.errors import ImageError
+from finefold.nn.backbones import IMAGES
+from finefold.nn.engines import BATCH, Choice
+from finefold.nn.features import PrefixCache, Progress, load_input
+from finefold.nn.infer import FoldEnsemble
+from finefold.nn.transforms import apply_view
+from finefold.recipe.training import View
+
+IMAGES_AT_ONCE = 4096  # of the cache; the features of so many are held at a time
+NUMBERS_AT_ONCE = 2e8  # and of maps, so many numbers
+CACHED_IMAGES = 20_000  # from here on rows are not kept: nobody asks a million images twice, and they fill the disk
+CACHED_BYTES = 4e9
+BATCHES_AT_ONCE = 16  # that the folds' models are given together, where rows are not kept
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some images' probabilities.
+
+    Args:
+        start: place of the first of them among all.
+        probs_BK: rows sum to 1.
+        findings: one for every unreadable image.
+    """
+
+    start: int
+    probs_BK: NDArray[np.float64]
+    findings: tuple[Finding, ...]
+
+
+def stream_probs(
+    model: FoldEnsemble,
+    ids: Sequence[str],
+    paths: Sequence[Path],
+    *,
+    choice: Choice,
+    max_pixels: int,
+    fallback_K: NDArray[np.float64],
+    start: int = 0,
+    advance: Progress = lambda _: None,
+) -> Iterator[Part]:
+    """The folds' mean probabilities, some images at a time, in order.
+
+    Few images' rows go through the prefix cache, so that asking again costs nothing; many pass it by. Then threads
+    read images and run the prefix ahead of the folds' models, by so many batches and no more.
+
+    Args:
+        model: of the folds.
+        ids: [N] names for findings.
+        paths: [N] files.
+        choice: the engine the folds were trained on.
+        max_pixels: larger images are refused before they are decoded.
+        fallback_K: what an unreadable image gets.
+        start: the first image that is wanted.
+        advance: told how many images are done since.
+    """
+    cache = PrefixCache(model.backbone, choice, max_pixels)
+    is_kept = (
+        model.backbone.cut != IMAGES
+        and len(ids) <= CACHED_IMAGES
+        and len(ids) * len(model.views) * cache.row_bytes <= CACHED_BYTES
+    )
+    for part in (_kept if is_kept else _passing)(model, cache, ids, paths, start, advance):
+        yield replace(part, probs_BK=np.where(np.isfinite(part.probs_BK), part.probs_BK, fallback_K))
+
+
+def _kept(
+    model: FoldEnsemble, cache: PrefixCache, ids: Sequence[str], paths: Sequence[Path], start: int, advance: Progress
+) -> Iterator[Part]:
+    """Over the prefix cache; NaN for an unreadable image."""
+    at_once = max(1, min(IMAGES_AT_ONCE, int(NUMBERS_AT_ONCE / np.prod(model.backbone.shape))))
+    for first in range(start, len(ids), at_once):
+        rows = slice(first, first + at_once)
+        filled = cache.fill(ids[rows], paths[rows], views=model.views, advance=advance)
+        found = [model.head_probs(cache.read(filled, view)) for view in model.views]  # one view's rows at a time
+        probs_BK = np.asarray(np.mean(found, axis=0))
+        probs_BK[~filled.is_readable_N] = np.nan
+        yield Part(first, probs_BK, filled.findings)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What a thread made of a few images: each view's rows of those that are readable."""
+
+    rows: dict[View, NDArray[Any]]
+    is_readable_B: NDArray[np.bool_]
+    findings: tuple[Finding, ...]
+
+
+def _passing(
+    model: FoldEnsemble, cache: PrefixCache, ids: Sequence[str], paths: Sequence[Path], start: int, advance: Progress
+) -> Iterator[Part]:
+    """By the prefix cache; NaN for an unreadable image."""
+
+    def load(first: int) -> _Batch:
+        rows = slice(first, first + BATCH)
+        return _load(model, cache, ids[rows], paths[rows])
+
+    first = start
+    for batches in _chunks(_in_order(load, range(start, len(ids), BATCH)), BATCHES_AT_ONCE):
+        is_readable_B = np.concatenate([batch.is_readable_B for batch in batches])
+        probs_BK = np.full((len(is_readable_B), model.space.num_classes), np.nan)
+        if is_readable_B.any():
+            rows = {view: np.concatenate([one.rows[view] for one in batches if one.rows]) for view in model.views}
+            probs_BK[is_readable_B] = model.mean_over_views(rows)
+        yield Part(first, probs_BK, tuple(finding for batch in batches for finding in batch.findings))
+        first += len(is_readable_B)
+        advance(len(is_readable_B))
+
+
+def _load(model: FoldEnsemble, cache: PrefixCache, ids: Sequence[str], paths: Sequence[Path]) -> _Batch:
+    images: list[NDArray[np.uint8]] = []
+    is_readable_B = np.zeros(len(ids), bool)
+    findings: list[Finding] = []
+    for place, (name, path) in enumerate(zip(ids, paths, strict=True)):
+        data = bytes_or_reason(path)
+        try:
+            if isinstance(data, str):
+                raise ImageError(data)
+            images.append(load_input(data, model.backbone.preprocessing, cache.max_pixels))
+            is_readable_B[place] = True
+        except ImageError as reason:
+            findings.append(unreadable(name, path, reason.message))
+    rows: dict[View, NDArray[Any]] = {}
+    for view in model.views if images else ():
+        seen_BHWC = apply_view(np.stack(images), view)
+        rows[view] = seen_BHWC if model.backbone.cut == IMAGES else cache.forward(seen_BHWC)
+    return _Batch(rows, is_readable_B, tuple(findings))
+
+
+def _in_order(work: Callable[[int], _Batch], tasks: Sequence[int]) -> Iterator[_Batch]:
+    """The work of threads in the tasks' order, at most a few tasks ahead of what was taken."""
+    threads = num_threads()
+    cv2.setNumThreads(1)  # the workers are the threads
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future[_Batch]] = deque()
+        try:
+            for task in tasks:
+                waiting.append(pool.submit(work, task))
+                if len(waiting) > 2 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        except BaseException:  # an error, Ctrl-C, or nobody wants more: do not go through the rest first
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _chunks(batches: Iterator[_Batch], size: int) -> Iterator[list[_Batch]]:
+    """Lists of so many batches; the last may be shorter."""
+    chunk: list[_Batch] = []
+    for batch in batches:
+        chunk.append(batch)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk

@@ -242,6 +242,7 @@ def _drawn(run: Run, ledger: Ledger, predictions: Predictions) -> Drawn:
         np.asarray(ledger.groups),
         predictions.class_names,
         run.space.attribute_table(),
+        codes_NA=ledger.codes_NA,
         resamples=run.recipe.scores.resamples,
     )
 

@@ -217,6 +217,9 @@ app.command(epilog="Example: finefold evaluate runs/first --by source --pictures
 
 
 app.command(epilog="Example: finefold compare runs/first runs/second --by accuracy")(decide_verbs.compare)
+app.command(epilog="Example: finefold correct runs/first runs/balanced --set after.calibrate=temperature")(
+    decide_verbs.correct
+)
 
 
 app.command(epilog="Example: finefold predict runs/first --out submission.csv")(answer_verbs.predict)

@@ -31,6 +31,7 @@ from finefold.recipe.schema import Recipe
 from finefold.report.pictures import draw_class_bars, draw_confusion
 from finefold.runs.folder import RunFolder, write_json, write_text
 from finefold.runs.provenance import provenance, text_hash
+from finefold.steps.after import fit_after
 from finefold.steps.choosing import Chosen, choose
 from finefold.steps.evaluate import score
 from finefold.steps.history import write_histories
@@ -344,6 +345,8 @@ def _write_results(
     ledger.write(folder.ledger)
     scores = score(ledger, samples.space.attribute_table(), recipe, was_chosen=was_chosen)
     write_json(folder.scores, scores)
+    if not recipe.after.is_nothing:
+        write_json(folder.after, fit_after(ledger, recipe.after, train_shares(samples), samples.space).to_dict())
     write_text(folder.findings, json.dumps([finding.to_dict() for finding in findings], indent=1) + "\n")
     names = samples.space.class_names
     write_text(folder.picture("confusion"), draw_confusion(scores["confusion"], names, title="Out-of-fold confusion"))

@@ -24,16 +24,18 @@ from finefold.steps.run import Run
 from finefold.steps.train import train
 
 MEASURED = """
-import resource, sys, time
+import sys, time
 from pathlib import Path
 from finefold.steps.predict import write_answers
 from finefold.steps.run import open_run
+def peak_kb():  # of this program alone: what getrusage says holds its parent's as well
+    return next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))
 run = open_run(sys.argv[1])
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak_kb()
 start = time.perf_counter()
 tally, _ = write_answers(run, sys.argv[2], out=sys.argv[3])
 seconds = time.perf_counter() - start
-print(len(tally), seconds, before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(len(tally), seconds, before, peak_kb())
 """
 
 

@@ -24,6 +24,8 @@ def test_tables_show_every_breakdown(job, capsys):
         assert f"{fold['log_loss']:.3f}" in said.out
     assert "would add" in said.out
     assert "confusions that cost macro F1 most" in said.out
+    assert f"expected calibration error   {scores['calibration']['ece']['value']:.3f}" in said.out
+    assert sum(one["count"] for one in scores["calibration"]["curve"]) == 126
 
 
 def test_the_dearest_class_is_told_in_a_sentence(job, capsys):
@@ -87,7 +89,14 @@ def test_pictures_go_to_a_folder(job, tmp_path, capsys):
     assert main(["evaluate", str(job.run), "--pictures", str(tmp_path / "pictures")]) == 0
     said = capsys.readouterr().out
     names = {file.name for file in (tmp_path / "pictures").iterdir()}
-    assert names >= {"confusion.svg", "classes.svg", "curves.svg", "curves-age.svg", "confusion-gender.svg"}
+    assert names >= {
+        "confusion.svg",
+        "classes.svg",
+        "reliability.svg",
+        "curves.svg",
+        "curves-age.svg",
+        "confusion-gender.svg",
+    }
     assert f"pictures: {tmp_path / 'pictures' / 'confusion.svg'}" in said
     assert main(["evaluate", str(job.run), "--pictures", str(job.run)]) == 1
     assert "the run's own folder" in capsys.readouterr().err

@@ -17,10 +17,11 @@ from finefold.steps.run import open_run
 from offline.processes import finish, start
 
 PEAK = """
-import resource, sys
+import sys
 from finefold.cli.main import main
 code = main(sys.argv[1:])
-print(code, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+# not getrusage: that holds the peak of the process that started this one as well
+print(code, next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
 
 

@@ -1,7 +1,7 @@
 """Verbs that say what a run is worth, and what it answers."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -19,7 +19,7 @@ def evaluate(
         ),
     ] = None,
     pictures: Annotated[
-        Path | None, typer.Option(help="draw confusions and curves into this folder", metavar="FOLDER")
+        Path | None, typer.Option(help="draw confusions, curves and reliability into this folder", metavar="FOLDER")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -46,15 +46,38 @@ def predict(
         "submission.csv"
     ),
     strict: Annotated[bool, typer.Option("--strict", help="exit 1 where a test image is unreadable")] = False,
+    pool: Annotated[
+        str | None,
+        typer.Option(help="decide these over each group's images together, e.g. gender,age", metavar="ATTRIBUTES"),
+    ] = None,
+    groups: Annotated[
+        str | None,
+        typer.Option(
+            help="which images belong together: a column of the template, a CSV with id and group, or `cluster`, by "
+            "their features",
+            metavar="COLUMN|FILE|cluster",
+        ),
+    ] = None,
+    pool_rule: Annotated[
+        Literal["fitted", "mean", "product"],
+        typer.Option(help="what a group's images are worth: as serves the ledger best, one image, or every one"),
+    ] = "fitted",
     as_json: AsJson = False,
 ) -> None:
     """Answer for new images, as a checked submission. The answer is the mean of all folds."""
+    if (pool is None) != (groups is None):
+        lacking = "--groups: which images belong together" if groups is None else "--pool: what they share"
+        raise typer.BadParameter(f"--pool and --groups go together; missing {lacking}")
     from finefold.cli import show
     from finefold.cli.progress import progress
 
     with progress() as told:
         with told.stage("starting", 0, ""):
+            from finefold.steps.pooling import Pooling
             from finefold.steps.predict import write_answers
             from finefold.steps.run import open_run
-        answers, written = write_answers(open_run(run), images, out=out, strict=strict, progress=told)
+        rule = None
+        if pool is not None and groups is not None:
+            rule = Pooling(tuple(name.strip() for name in pool.split(",") if name.strip()), groups, pool_rule)
+        answers, written = write_answers(open_run(run), images, out=out, strict=strict, pooling=rule, progress=told)
     show.answers(answers, written, as_json=as_json)

@@ -178,9 +178,35 @@ def answers(made: "Tally", written: Any, *, as_json: bool) -> None:
     table("answers beside training", columns, rows)
     if made.is_far_from_training:
         warn("the answers' shares are far from the training shares: another kind of images, or another preprocessing?")
+    for one in about["corrections"]:
+        if one["kind"] == "pool":
+            _pooled(one)
     if expected_f1 := about["expected"].get("macro_f1"):
         say(f"expected macro F1, as out of fold: {interval_of(expected_f1)}")
     say(f"wrote {written}: {len(made):,} answers")
+
+
+def _pooled(one: dict[str, Any]) -> None:
+    """What pooling did, and what it gives where the truth is known."""
+    groups, ledger = one["groups"], one["ledger"]
+    before, after, gap = (
+        ledger["before"]["macro_f1"]["value"],
+        ledger["after"]["macro_f1"]["value"],
+        ledger["difference"],
+    )
+    pooled = " and ".join(one["attributes"])
+    say(
+        f"pooled {pooled} over {groups['count']:,} groups, the largest of {groups['largest']}, "
+        f"{groups['alone']:,} images alone",
+        f"pooling {pooled} over each group's images {'raises' if after > before else 'does not raise'} macro F1 from "
+        f"{before:.3f} to {after:.3f} on the ledger: {gap['value']:+.3f}  [{gap['low']:+.3f}, {gap['high']:+.3f}], "
+        f"better in {as_share(gap['better'])} of resamples",
+    )
+    if one["is_transductive"]:
+        say(
+            "transductive: groups were found by clustering the test images' features (on the ledger, F1 of pairs found "
+            f"so: {ledger['pairs_f1']:.2f}); an answer depends on which images are asked together"
+        )
 
 
 def cache(state: "CacheState", *, was_cleared: bool, as_json: bool) -> None:

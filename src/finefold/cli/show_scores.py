@@ -22,6 +22,7 @@ def scores(found: Mapping[str, Any], *, pictures: Sequence[Path], as_json: bool)
     _cheapest(found["costs"])
     _pairs(found["confused"])
     _folds(found["folds"])
+    _calibration(found["calibration"])
     for column, rows in found.get("by", {}).items():
         _slices(column, rows)
     if pictures:
@@ -139,6 +140,12 @@ def _folds(folds: Sequence[Mapping[str, Any]]) -> None:
         for fold in folds
     ]
     table("per fold", ("fold", "samples", "accuracy", "macro F1", "log loss", "classes without a sample"), rows)
+
+
+def _calibration(found: Mapping[str, Any]) -> None:
+    names = {"ece": "expected calibration error", "classwise_ece": "the same, per class", "brier": "Brier score"}
+    rows = [(label, interval_of(found[key])) for key, label in names.items()]
+    table("are probabilities what they say? less is better", ("score", "value"), rows)
 
 
 def _slices(column: str, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -127,12 +127,14 @@ class Answers:
         run: whose folds were averaged.
         predictions: one row per image; an unreadable image has the training class shares.
         findings: the unreadable images.
+        root: folder of the images.
         corrections: what was done to the probabilities since, in order, as JSON values.
     """
 
     run: Run
     predictions: Predictions
     findings: tuple[Finding, ...]
+    root: Path
     corrections: tuple[Mapping[str, Any], ...] = ()
 
     @property

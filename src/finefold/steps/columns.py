@@ -37,7 +37,7 @@ def slices_by(run: Run, ledger: Ledger, column: str, *, progress: Progress = SIL
     if column == GROUP_SIZE:
         sizes = Counter(ledger.groups)
         return slice_numbers(np.array([sizes[group] for group in ledger.groups], np.float64))
-    samples = _samples(run)
+    samples = sample_table(run)
     if column in MEASURES:
         path_of = dict(zip(samples["id"], samples["path"], strict=True))
         with progress.stage("measuring", len(ids), "images") as advance:
@@ -70,8 +70,12 @@ def _joined(ids: tuple[str, ...], sample_ids: list[str], values: list[str | None
     return slice_texts([value_of.get(name) for name in ids])
 
 
-def _samples(run: Run) -> pl.DataFrame:
-    """The run's sample table."""
+def sample_table(run: Run) -> pl.DataFrame:
+    """The samples that the run was trained on, as text.
+
+    Raises:
+        RunError: the file is missing or broken.
+    """
     try:
         return pl.read_parquet(run.folder.samples)
     except (OSError, pl.exceptions.PolarsError) as reason:

@@ -11,7 +11,8 @@ import numpy as np
 
 from finefold.data.predictions import Ledger
 from finefold.errors import RunError
-from finefold.metrics.certainty import SCARCE_GROUPS, certainty, certainty_of_attributes
+from finefold.metrics.calibration import calibration_scores, reliability_curve
+from finefold.metrics.certainty import SCARCE_GROUPS, certainty, certainty_of_attributes, wilson_interval
 from finefold.metrics.costs import confused_pairs, costs
 from finefold.metrics.intervals import group_codes
 from finefold.metrics.ranking import Ranking, rank_classes
@@ -20,6 +21,7 @@ from finefold.metrics.summary import summarise
 from finefold.recipe.schema import Recipe
 from finefold.report.pictures import draw_class_bars, draw_confusion
 from finefold.report.ranking import Curve, draw_ranking
+from finefold.report.reliability import Bin, draw_reliability
 from finefold.runs.folder import write_text
 from finefold.steps.columns import slices_by
 from finefold.steps.progress import SILENT, Progress
@@ -101,8 +103,37 @@ def score(ledger: Ledger, attributes: Attributes, recipe: Recipe, *, was_chosen:
                 for attribute, part in parts.items()
             },
         },
+        "calibration": calibration(ledger, recipe),
         "selection": list(selection(recipe, was_chosen=was_chosen)),
     }
+
+
+def calibration(ledger: Ledger, recipe: Recipe) -> dict[str, Any]:
+    """How far probabilities are from what they say, with intervals, and the bins of the reliability curve."""
+    probs_NK, labels_N = ledger.predictions.probs_NK, ledger.labels_N
+    scores = calibration_scores(
+        probs_NK, labels_N, np.asarray(ledger.groups), resamples=recipe.scores.resamples, seed=recipe.seed
+    )
+    curve = reliability_curve(probs_NK, labels_N)
+    num_bins = len(curve.counts_B)
+    groups_N = np.asarray(ledger.groups)
+    bins_N = np.minimum((probs_NK.max(axis=1) * num_bins).astype(np.int64), num_bins - 1)
+    rows = []
+    for place, count in enumerate(curve.counts_B.tolist()):
+        if not count:
+            continue
+        accuracy = float(curve.accuracy_B[place])
+        low, high = wilson_interval(accuracy, len(np.unique(groups_N[bins_N == place])))
+        rows.append(
+            {
+                "from": place / num_bins,
+                "to": (place + 1) / num_bins,
+                "count": count,
+                "confidence": float(curve.confidence_B[place]),
+                "accuracy": {"value": accuracy, "low": low, "high": high, "n": count},
+            }
+        )
+    return {**{name: one.to_dict() for name, one in scores.items()}, "curve": rows}
 
 
 def rankings(
@@ -135,7 +166,7 @@ def selection(recipe: Recipe, *, was_chosen: bool = False) -> tuple[str, ...]:
 
 
 def write_pictures(run: Run, found: dict[str, Any], out: str | Path) -> tuple[Path, ...]:
-    """Draws the ledger into a folder: confusions, bars per class, ROC and precision-recall curves.
+    """Draws the ledger into a folder: confusions, bars per class, ROC and precision-recall curves, reliability.
 
     Args:
         run: a finished run.
@@ -154,6 +185,7 @@ def write_pictures(run: Run, found: dict[str, Any], out: str | Path) -> tuple[Pa
         "confusion": draw_confusion(found["confusion"], names, title="Out-of-fold confusion"),
         "classes": draw_class_bars(found["classes"], title="Out-of-fold F1 per class"),
     }
+    pictures["reliability"] = _reliability(found["calibration"])
     if curves := _curves(joint):
         pictures["curves"] = draw_ranking(curves, title="Out-of-fold ROC and precision-recall")
     if len(parts) > 1:
@@ -168,6 +200,18 @@ def write_pictures(run: Run, found: dict[str, Any], out: str | Path) -> tuple[Pa
     for file, svg in files.items():
         write_text(file, svg)
     return tuple(files)
+
+
+def _reliability(found: Mapping[str, Any]) -> str:
+    bins = [
+        Bin(
+            one["from"], one["to"], one["count"], one["confidence"], one["accuracy"]["value"], one["accuracy"]["low"],
+            one["accuracy"]["high"],
+        )
+        for one in found["curve"]
+    ]  # fmt: skip
+    note = f"ECE {found['ece']['value']:.3f}. Intervals count each group once."
+    return draw_reliability(bins, title="Out-of-fold reliability", note=note)
 
 
 def _curves(ranked: Mapping[str, Ranking | None]) -> list[Curve]:

@@ -4,10 +4,10 @@ Shapes: N images, K joint classes.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 
@@ -17,11 +17,13 @@ from finefold.data.predictions import Predictions
 from finefold.data.split_checks import counted
 from finefold.data.submission import Template, answered, check_ids, csv_parts, read_template
 from finefold.errors import DataError, SubmissionError
+from finefold.metrics.classification import FloatArray
 from finefold.nn.engines import Choice
 from finefold.nn.infer import FoldEnsemble
 from finefold.nn.streaming import Part, stream_probs
 from finefold.runs.folder import write_json
 from finefold.steps.answers import Answers, Tally, answer_table, as_template_ids, check_replaceable, side_file
+from finefold.steps.pooling import Pooling, check_pooling, pool_answers
 from finefold.steps.progress import SILENT, Progress
 from finefold.steps.run import Run
 
@@ -92,18 +94,34 @@ def predict(run: Run, images: str | Path | None = None, *, progress: Progress = 
     parts = list(_stream(run, root, names, 0, progress))
     probs_NK = np.concatenate([part.probs_BK for part in parts])
     findings = tuple(finding for part in parts for finding in part.findings)
-    return Answers(run, Predictions(tuple(names), probs_NK, run.space.class_names), findings)
+    return Answers(run, Predictions(tuple(names), probs_NK, run.space.class_names), findings, root)
 
 
 def write_answers(
-    run: Run, images: str | Path | None = None, *, out: str | Path, strict: bool = False, progress: Progress = SILENT
+    run: Run,
+    images: str | Path | None = None,
+    *,
+    out: str | Path,
+    strict: bool = False,
+    pooling: Pooling | None = None,
+    progress: Progress = SILENT,
 ) -> tuple[Tally, Path]:
     """Predicts and writes: the template of [predict] filled in, or where a folder is named, a table of its images.
 
     However many images there are, memory holds some thousand at a time and the list of their names. Probabilities go
     to a hidden folder beside `out` as they are made, so that the same command goes on where a killed one stopped.
+    What corrects the answers of all images together, as pooling does, holds all their probabilities.
+
+    Args:
+        run: a finished run.
+        images: a folder; without one, the root of [predict] in the run's data.toml.
+        out: the answer file.
+        strict: an unreadable image is an error, once the file was written.
+        pooling: what images of one group share; nothing unless asked for.
+        progress: told of the stages.
 
     Raises:
+        UsageError: pooling names no attribute of the label.
         SubmissionError: `out` is a file of the user's, template and images do not belong together, another process
             writes the same answers, or, where `strict`, a test image is unreadable (the file is written all the same).
         DataError: as `predict`.
@@ -112,6 +130,8 @@ def write_answers(
     check_replaceable(out)  # before the work
     if out.is_dir():
         raise SubmissionError(f"cannot write {out}: it is a folder", "give a file as --out")
+    if pooling is not None:
+        check_pooling(run, pooling)
     asked = _questions(run, images)
     journal = Journal.open(
         out.with_name(f".{out.name}.unfinished"),
@@ -120,7 +140,14 @@ def write_answers(
     )
     try:
         _fill(journal, run, asked, progress)
-        tally = _write(journal, run, asked, out)
+        corrections: tuple[Mapping[str, Any], ...] = ()
+        parts = journal.parts(ROWS_AT_ONCE)
+        if pooling is not None:
+            plain = Predictions(tuple(asked.names), np.concatenate(list(parts)), run.space.class_names)
+            answers = Answers(run, plain, tuple(journal.findings()), asked.root)
+            answers, _ = pool_answers(answers, pooling, asked.form, progress=progress)
+            parts, corrections = iter([answers.predictions.probs_NK]), answers.corrections
+        tally = _write(parts, Tally.start(run, journal.findings(), corrections), asked, out)
         journal.remove()
     finally:
         journal.close()
@@ -147,12 +174,11 @@ def _fill(journal: Journal, run: Run, asked: _Questions, progress: Progress) -> 
         journal.append(part.probs_BK, [(place[finding.ids[0]], finding) for finding in part.findings])
 
 
-def _write(journal: Journal, run: Run, asked: _Questions, out: Path) -> Tally:
+def _write(parts: Iterator[FloatArray], tally: Tally, asked: _Questions, out: Path) -> Tally:
     """The answer file, a part at a time, and the JSON beside it."""
-    tally = Tally.start(run, journal.findings())
-    names, first = run.space.class_names, 0
+    names, first = tally.class_names, 0
     with csv_parts(out) as write:
-        for probs_BK in journal.parts(ROWS_AT_ONCE):
+        for probs_BK in parts:
             tally = tally.plus(probs_BK)
             if asked.form is None:
                 write(answer_table(asked.names[first : first + len(probs_BK)], probs_BK, names))

@@ -3,7 +3,7 @@
 Shapes: N images, K joint classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from finefold.data.labels import LabelSpace
 from finefold.data.predictions import Ledger
 from finefold.errors import UsageError
+from finefold.metrics.classification import FloatArray
 from finefold.metrics.correction import Correction, fit_correction, nested_correction
 from finefold.metrics.intervals import Score
 from finefold.metrics.paired import SCORES, draw
@@ -138,13 +139,14 @@ def correction_of(run: Run, after: AfterRecipe) -> Correction:
 
 
 def plan_correction(
-    run: Run, probs_NK: NDArray[np.float64], after: AfterRecipe, adapt_prior: str | Path | None = None
+    run: Run, look: Callable[[], FloatArray], after: AfterRecipe, adapt_prior: str | Path | None = None
 ) -> Plan:
     """What is to be done to the probabilities of new images.
 
     Args:
         run: whose models made them.
-        probs_NK: as they made them, of all new images or a random part; only looked at where shares are adapted to.
+        look: gives [N, K] probabilities as they made them, of all new images or `ROWS_LOOKED_AT` random ones; only
+            asked where shares are adapted to.
         after: what is to be done.
         adapt_prior: `off`, `auto`, or a TOML file of known class shares; as `after` says where left out.
 
@@ -155,10 +157,8 @@ def plan_correction(
     given = check_adapt_prior(run, way)
     correction, adaptation = None, None
     if way != OFF:
-        seen_NK = probs_NK[readable(run, probs_NK)]
-        if len(seen_NK) > ROWS_LOOKED_AT:
-            rng = np.random.default_rng(run.recipe.seed)
-            seen_NK = seen_NK[np.sort(rng.choice(len(seen_NK), ROWS_LOOKED_AT, replace=False))]
+        seen_NK = look()
+        seen_NK = seen_NK[readable(run, seen_NK)]
         if len(seen_NK):
             correction, adaptation = adapt(run, seen_NK, after, given)
     if correction is None:

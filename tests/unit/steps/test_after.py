@@ -31,7 +31,7 @@ def mostly_women(run):
 def test_nothing_asked_for_is_nothing_done(run):
     """Without [after], probabilities are the very same and there is nothing to tell."""
     probs_NK = run.ledger().predictions.probs_NK
-    plan = plan_correction(run, probs_NK, AfterRecipe())
+    plan = plan_correction(run, lambda: probs_NK, AfterRecipe())
     assert plan.is_nothing
     assert np.array_equal(plan.apply(probs_NK), probs_NK)
 
@@ -40,7 +40,9 @@ def test_unreadable_images_keep_the_training_shares(run):
     """A row that is exactly the training class shares says nothing of an image, and is left as it is."""
     probs_NK = run.ledger().predictions.probs_NK[:3].copy()
     probs_NK[1] = run.train_shares_K
-    changed_NK = plan_correction(run, probs_NK, AfterRecipe(adjust="logit", calibrate="temperature")).apply(probs_NK)
+    changed_NK = plan_correction(run, lambda: probs_NK, AfterRecipe(adjust="logit", calibrate="temperature")).apply(
+        probs_NK
+    )
     assert np.array_equal(changed_NK[1], run.train_shares_K)
     assert not np.allclose(changed_NK[0], probs_NK[0])
 
@@ -48,7 +50,7 @@ def test_unreadable_images_keep_the_training_shares(run):
 def test_a_shifted_set_is_seen_and_corrected(run):
     """Women six times as often: the shares of gender are found and adapted to, and all of it is told."""
     probs_NK = mostly_women(run)
-    plan = plan_correction(run, probs_NK, AfterRecipe(), "auto")
+    plan = plan_correction(run, lambda: probs_NK, AfterRecipe(), "auto")
     assert plan.adaptation is not None
     assert plan.adaptation.is_applied
     assert "mask" not in plan.adaptation.wanted
@@ -67,7 +69,7 @@ def test_a_shifted_set_is_seen_and_corrected(run):
 def test_an_unchanged_set_is_left_alone(run):
     """The ledger's own images: no share differs by more than chance, and probabilities stay as they are."""
     probs_NK = run.ledger().predictions.probs_NK
-    plan = plan_correction(run, probs_NK, AfterRecipe(), "auto")
+    plan = plan_correction(run, lambda: probs_NK, AfterRecipe(), "auto")
     assert plan.adaptation is not None
     assert not plan.adaptation.is_applied
     assert plan.adaptation.reason == "no share differs by more than chance"
@@ -81,13 +83,13 @@ def test_known_shares_are_taken_at_their_word(run, tmp_path):
     file = tmp_path / "shares.toml"
     file.write_text("[gender]\n" + "\n".join(f"{name} = {share:.12f}" for name, share in shares.items()))
     probs_NK = run.ledger().predictions.probs_NK
-    plan = plan_correction(run, probs_NK, AfterRecipe(calibrate="temperature"), file)
+    plan = plan_correction(run, lambda: probs_NK, AfterRecipe(calibrate="temperature"), file)
     assert plan.adaptation is not None
     assert plan.adaptation.is_applied
-    plain = plan_correction(run, probs_NK, AfterRecipe(calibrate="temperature"))
+    plain = plan_correction(run, lambda: probs_NK, AfterRecipe(calibrate="temperature"))
     assert np.allclose(plan.apply(probs_NK), plain.apply(probs_NK), atol=1e-6)
     file.write_text("[gender]\nmale = 1.0\nfemale = 0.0\n")
-    answers_N = plan_correction(run, probs_NK, AfterRecipe(), file).apply(probs_NK).argmax(axis=1)
+    answers_N = plan_correction(run, lambda: probs_NK, AfterRecipe(), file).apply(probs_NK).argmax(axis=1)
     assert (codes_K[answers_N] == classes.index("male")).all()
 
 

@@ -108,3 +108,20 @@ def job(portraits: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
         run_finefold("evaluate", "runs/first", "--json", cwd=folder),
         run_finefold("predict", "runs/first", "--out", "submission.csv", cwd=folder),
     )
+
+
+@pytest.fixture(scope="session")
+def runs(portraits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of three probes of one split on drawn people: `joint` heads, heads `apart`, and very `weak` heads."""
+    from finefold.steps.init import init
+    from finefold.steps.reading import read_data
+    from finefold.steps.train import train
+
+    home = tmp_path_factory.mktemp("runs")
+    init(portraits, out=home / "data.toml")
+    data = read_data(home / "data.toml")
+    folds = "split.folds=3"
+    train(data, overrides=[folds], out=home / "joint")
+    train(data, overrides=[folds, "model.heads=per_attribute"], out=home / "apart")
+    train(data, overrides=[folds, "probe.strengths=[1000000.0]"], out=home / "weak")
+    return home

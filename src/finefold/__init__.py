@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from finefold.recipe.schema import Recipe
     from finefold.steps.answers import Answers
     from finefold.steps.compare import Comparison, compare
+    from finefold.steps.correct import Corrections, correct
     from finefold.steps.evaluate import evaluate
     from finefold.steps.init import init
     from finefold.steps.own import Own
@@ -43,6 +44,7 @@ _HOME = {
     "Attribute": "data.labels",
     "Bands": "data.labels",
     "Comparison": "steps.compare",
+    "Corrections": "steps.correct",
     "Cut": "nn.cutting",
     "Data": "steps.reading",
     "Finding": "data.findings",
@@ -63,6 +65,7 @@ _HOME = {
     "apply_settings": "nn.settings",
     "build_model": "nn.catalogue",
     "compare": "steps.compare",
+    "correct": "steps.correct",
     "cut": "nn.cutting",
     "draw_portraits": "data.synthetic",
     "evaluate": "steps.evaluate",
@@ -87,6 +90,7 @@ __all__ = [
     "Attribute",
     "Bands",
     "Comparison",
+    "Corrections",
     "Cut",
     "Data",
     "Finding",
@@ -107,6 +111,7 @@ __all__ = [
     "apply_settings",
     "build_model",
     "compare",
+    "correct",
     "cut",
     "draw_portraits",
     "evaluate",

@@ -9,22 +9,8 @@ import pytest
 
 from finefold.cli.main import main
 from finefold.steps.compare import compare
-from finefold.steps.init import init
 from finefold.steps.reading import read_data
 from finefold.steps.train import train
-
-
-@pytest.fixture(scope="module")
-def runs(portraits, tmp_path_factory):
-    """Three probes of one split on drawn people: of joint heads, of heads per attribute, and of very weak heads."""
-    home = tmp_path_factory.mktemp("runs")
-    init(portraits, out=home / "data.toml")
-    data = read_data(home / "data.toml")
-    folds = "split.folds=3"
-    train(data, overrides=[folds], out=home / "joint")
-    train(data, overrides=[folds, "model.heads=per_attribute"], out=home / "apart")
-    train(data, overrides=[folds, "probe.strengths=[1000000.0]"], out=home / "weak")
-    return home
 
 
 def test_two_runs_side_by_side(runs, capsys):

@@ -147,3 +147,57 @@ def test_a_file_of_the_users_own_is_never_overwritten(job, tmp_path, capsys):
     assert own.read_text() == "mine"
     for _ in range(2):
         assert main(["predict", str(job.run), "--out", str(tmp_path / "answers.csv")]) == 0
+
+
+def women(portraits: Path, tmp_path: Path) -> Path:
+    """A folder of the training photos of all women, and of two men."""
+    folder = tmp_path / "women"
+    folder.mkdir()
+    people = sorted((portraits / "train" / "images").iterdir())
+    chosen = [one for one in people if "_female_" in one.name] + [one for one in people if "_male_" in one.name][:2]
+    for person in chosen:
+        for path in person.glob("[!.]*"):
+            shutil.copy(path, folder / f"{person.name}-{path.name}")
+    return folder
+
+
+def test_other_class_shares_are_found_and_told(job, portraits, tmp_path, capsys):
+    """With --adapt-prior auto, shares of these images stand beside the ledger's; what is done and assumed is told."""
+    out = tmp_path / "women.csv"
+    folder = women(portraits, tmp_path)
+    assert main(["predict", str(job.run), str(folder), "--adapt-prior", "auto", "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    for part in ("class shares of these images: gender", "BBSE, 95 % interval", "assumed: how images of a class look"):
+        assert part in said
+    told = json.loads(out.with_suffix(".json").read_text())["corrections"][0]
+    gender = told["adaptation"]["estimates"]["gender"]
+    assert gender["classes"]["female"]["em"]["value"] > gender["classes"]["female"]["before"] + 0.1
+    assert ("class shares adapted to" in said) == told["adaptation"]["is_applied"]
+
+
+def test_known_class_shares_are_used(job, tmp_path, capsys):
+    """With --adapt-prior FILE every answer is of a class that the file gives a share; a wrong file ends before work."""
+    file = tmp_path / "shares.toml"
+    file.write_text("[gender]\nmale = 0.0\nfemale = 1.0\n")
+    out = tmp_path / "out.csv"
+    assert main(["predict", str(job.run), "--adapt-prior", str(file), "--out", str(out), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert all(share["answers"] == 0 for name, share in told["shares"].items() if "/male/" in name)
+    assert told["corrections"][0]["adaptation"]["reason"] == "these shares were given"
+    file.write_text("[gender]\nmale = 0.5\n")
+    assert main(["predict", str(job.run), "--adapt-prior", str(file), "--out", str(tmp_path / "no.csv")]) == 1
+    said = capsys.readouterr().err
+    assert "`gender.female` is missing" in said
+    assert "predicting" not in said
+
+
+def test_scarce_classes_are_helped_where_asked(job, tmp_path, capsys):
+    """With --set after.adjust=logit the answers change, and the JSON says how and what is expected of it."""
+    out = tmp_path / "out.csv"
+    assert main(["predict", str(job.run), "--set", "after.adjust=logit", "--out", str(out)]) == 0
+    assert "probabilities corrected: logits adjusted with strength" in capsys.readouterr().out
+    told = json.loads(out.with_suffix(".json").read_text())
+    assert told["corrections"][0]["adjust"] == "logit"
+    assert told["expected"]["macro_f1"] == told["corrections"][0]["expected"]["macro_f1"]
+    assert main(["predict", str(job.run), "--set", "seed=1", "--out", str(out)]) == 2
+    assert "`seed` was settled when the run was trained" in capsys.readouterr().err

@@ -46,6 +46,17 @@ def predict(
         "submission.csv"
     ),
     strict: Annotated[bool, typer.Option("--strict", help="exit 1 where a test image is unreadable")] = False,
+    override: Annotated[
+        list[str] | None, typer.Option("--set", help="after.key=value on top of the run's recipe; repeat it")
+    ] = None,
+    adapt_prior: Annotated[
+        str | None,
+        typer.Option(
+            help="class shares of these images: `auto` estimates them and corrects where that pays, a TOML file says "
+            "them, `off`; as [after] of the recipe says by default",
+            metavar="auto|off|FILE",
+        ),
+    ] = None,
     pool: Annotated[
         str | None,
         typer.Option(help="decide these over each group's images together, e.g. gender,age", metavar="ATTRIBUTES"),
@@ -79,5 +90,14 @@ def predict(
         rule = None
         if pool is not None and groups is not None:
             rule = Pooling(tuple(name.strip() for name in pool.split(",") if name.strip()), groups, pool_rule)
-        answers, written = write_answers(open_run(run), images, out=out, strict=strict, pooling=rule, progress=told)
+        answers, written = write_answers(
+            open_run(run),
+            images,
+            out=out,
+            strict=strict,
+            overrides=override or [],
+            adapt_prior=adapt_prior,
+            pooling=rule,
+            progress=told,
+        )
     show.answers(answers, written, as_json=as_json)

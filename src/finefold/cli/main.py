@@ -220,6 +220,9 @@ app.command(epilog="Example: finefold evaluate runs/first --by source --pictures
 
 
 app.command(epilog="Example: finefold compare runs/first runs/second --by accuracy")(decide_verbs.compare)
+app.command(epilog="Example: finefold correct runs/first runs/balanced --set after.calibrate=temperature")(
+    decide_verbs.correct
+)
 
 
 app.command(epilog="Example: finefold pseudo runs/first --out runs/second --set pseudo.weight=0.5")(pseudo_verbs.pseudo)

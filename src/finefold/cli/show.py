@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from finefold.cli import show_correct
 from finefold.cli.printing import as_bytes, as_share, print_json, say, table, warn
 
 if TYPE_CHECKING:  # some of these load torch, which `evaluate` can do without
@@ -190,6 +191,8 @@ def answers(made: "Tally", written: Any, *, as_json: bool) -> None:
     for one in about["corrections"]:
         if one["kind"] == "pool":
             _pooled(one)
+        elif one["kind"] == "after":
+            show_correct.adapted(one)
     if expected_f1 := about["expected"].get("macro_f1"):
         say(f"expected macro F1, as out of fold: {interval_of(expected_f1)}")
     say(f"wrote {written}: {len(made):,} answers")

@@ -8,7 +8,7 @@ Shapes: N samples, K joint classes, C classes of an attribute, B bins, R resampl
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,8 @@ from finefold.metrics.intervals import RESAMPLES, Score, bootstrap_sums, group_c
 BINS = 15
 POWERS = (0.01, 100.0)  # powers of probabilities that a fit may choose: temperatures from 100 down to 0.01
 PRIOR = 1.0  # of vector scaling: each scale and offset is believed to lie about 1 from doing nothing
+
+Calibrate = Literal["none", "temperature", "vector", "per_attribute"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +38,7 @@ class Calibration:
         codes: attribute -> [K] its code in each joint class, for those in `powers`.
     """
 
-    method: str
+    method: Calibrate
     scale_K: FloatArray
     offset_K: FloatArray
     powers: Mapping[str, float] = field(default_factory=dict)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from finefold.metrics.calibration import (
+    Calibrate,
     Calibration,
     fit_per_attribute,
     fit_temperature,
@@ -20,7 +21,6 @@ from finefold.metrics.classification import FloatArray, IntArray
 from finefold.metrics.imbalance import fit_bias, fit_strength, share_offsets, shift_logs, to_thresholds
 from finefold.metrics.nested import nested_probs
 
-Calibrate = Literal["none", "temperature", "vector", "per_attribute"]
 Adjust = Literal["none", "logit", "bias"]
 
 
@@ -47,6 +47,11 @@ class Correction:
         calibrated_NK = self.calibration.apply(probs_NK)
         shift_K = np.log(np.maximum(self.ratio_K, 1e-12)) + self.offset_K
         return shift_logs(calibrated_NK, shift_K) if shift_K.any() else calibrated_NK
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether probabilities stay as they are."""
+        return self.calibration.method == "none" and self.adjust == "none" and bool((self.ratio_K == 1).all())
 
     @property
     def thresholds_K(self) -> FloatArray:

@@ -4,7 +4,7 @@ Shapes: N samples, K classes.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
@@ -12,8 +12,9 @@ from typing import Any, Literal
 import numpy as np
 
 from finefold.data.predictions import Ledger
-from finefold.errors import RunError, UsageError
+from finefold.errors import UsageError
 from finefold.metrics.paired import LOWER_IS_BETTER, SCORES, Difference, Drawn, draw, holm
+from finefold.steps.aligning import aligned_ledgers, run_names
 from finefold.steps.run import Run, open_run
 
 By = Literal["macro_f1", "accuracy", "balanced_accuracy", "log_loss"]
@@ -108,12 +109,12 @@ def compare(runs: Sequence[Run | str | Path], *, by: By = "macro_f1") -> Compari
         RunError: a run is broken, or they differ in split, samples, classes or labels.
     """
     opened = [run if isinstance(run, Run) else open_run(run) for run in runs]
-    names = _names([run.folder.path for run in opened])
+    names = run_names(opened)
     if len(opened) < 2:
         raise UsageError("one run is nothing to compare", "give two or more: finefold compare RUN RUN")
     if len({run.folder.path.resolve() for run in opened}) < len(opened):
         raise UsageError("a run is given twice", "give every run once")
-    ledgers = _aligned(opened, names)
+    ledgers = aligned_ledgers(opened, names, verb="compared")
     first = ledgers[0]
     attributes = opened[0].space.attribute_table()
     drawn = [
@@ -176,50 +177,3 @@ def _pair(
         tuple(ids[is_right[1] & ~is_right[0]].tolist()),
         p_value,
     )
-
-
-def _names(folders: Sequence[Path]) -> list[str]:
-    """Folder names where they differ, else whole paths."""
-    short = [folder.resolve().name for folder in folders]
-    return short if len(set(short)) == len(short) else [str(folder) for folder in folders]
-
-
-def _aligned(runs: Sequence[Run], names: Sequence[str]) -> list[Ledger]:
-    """The runs' ledgers with rows in the first one's order.
-
-    Raises:
-        RunError: they are not of the same split, samples, classes or labels.
-    """
-    ledgers = [run.ledger() for run in runs]
-    first = ledgers[0]
-    for name, run, ledger in zip(names[1:], runs[1:], ledgers[1:], strict=True):
-        what = _what_differs(runs[0], first, run, ledger)
-        if what:
-            raise RunError(
-                f"`{names[0]}` and `{name}` cannot be compared: {what}",
-                "train both on the same data.toml with the same split file (`finefold train --split FILE`)",
-            )
-    ids = first.predictions.ids
-    return [replace(first, predictions=one.predictions.rows_for(ids)) for one in ledgers]
-
-
-def _what_differs(run: Run, ledger: Ledger, other_run: Run, other: Ledger) -> str | None:
-    """Why two ledgers are no pair; None where they are one."""
-    if ledger.predictions.class_names != other.predictions.class_names:
-        return "their classes differ"
-    mine, theirs = _facts(ledger), _facts(other)
-    if mine.keys() != theirs.keys():
-        alone = mine.keys() ^ theirs.keys()
-        return f"{len(alone)} samples are in one of them only, e.g. `{sorted(alone)[0]}`"
-    relabelled = [name for name in mine if mine[name][0] != theirs[name][0]]
-    if relabelled:
-        return f"{len(relabelled)} samples have another evaluation label, e.g. `{relabelled[0]}`"
-    if run.manifest["hashes"]["split"] != other_run.manifest["hashes"]["split"] or mine != theirs:
-        return "they have different splits, so their folds' models saw different samples"
-    return None
-
-
-def _facts(ledger: Ledger) -> dict[str, tuple[list[int], int]]:
-    """What a ledger takes for true of every sample, all attributes' codes where some are missing, and its fold."""
-    truth_NA = ledger.labels_N[:, None] if ledger.codes_NA is None else ledger.codes_NA
-    return dict(zip(ledger.predictions.ids, zip(truth_NA.tolist(), ledger.folds_N.tolist(), strict=True), strict=True))

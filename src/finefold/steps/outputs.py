@@ -4,8 +4,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import polars as pl
 import tomli_w
+from numpy.typing import NDArray
 
 from finefold.data.findings import Finding
 from finefold.data.predictions import Ledger, Predictions, write_parquet
@@ -17,6 +19,7 @@ from finefold.recipe.loader import dump_recipe
 from finefold.recipe.schema import Recipe
 from finefold.report.pictures import draw_class_bars, draw_confusion
 from finefold.runs.folder import RunFolder, write_json, write_text
+from finefold.steps.after import fit_after
 from finefold.steps.evaluate import score
 from finefold.steps.heads import Fitted
 from finefold.steps.reading import Data
@@ -75,9 +78,19 @@ def write_results(
     ledger.write(folder.ledger)
     scores = score(ledger, samples.space.attribute_table(), recipe, was_chosen=was_chosen)
     write_json(folder.scores, scores)
+    if not recipe.after.is_nothing:
+        after = fit_after(ledger.known(), recipe.after, train_shares(samples), samples.space)
+        write_json(folder.after, after.to_dict())
     write_text(folder.findings, json.dumps([finding.to_dict() for finding in findings], indent=1) + "\n")
     names = samples.space.class_names
     write_text(folder.picture("confusion"), draw_confusion(scores["confusion"], names, title="Out-of-fold confusion"))
     bars = draw_class_bars(scores["classes"], title="Out-of-fold F1 per class")
     write_text(folder.picture("classes"), bars)
     return scores
+
+
+def train_shares(samples: SampleTable) -> NDArray[np.float64]:
+    """[K] class shares of what training sees, of samples whose class is known."""
+    train_N = samples.train_labels_N
+    counts_K = np.bincount(train_N[train_N >= 0], minlength=samples.space.num_classes)
+    return np.asarray(counts_K / counts_K.sum())

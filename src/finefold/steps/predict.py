@@ -6,6 +6,7 @@ Shapes: N images, K joint classes.
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
@@ -22,6 +23,7 @@ from finefold.nn.engines import Choice
 from finefold.nn.infer import FoldEnsemble
 from finefold.nn.streaming import Part, stream_probs
 from finefold.runs.folder import write_json
+from finefold.steps.after import ROWS_LOOKED_AT, changed_after, check_adapt_prior, plan_correction
 from finefold.steps.answers import Answers, Tally, answer_table, as_template_ids, check_replaceable, side_file
 from finefold.steps.pooling import Pooling, check_pooling, pool_answers
 from finefold.steps.progress import SILENT, Progress
@@ -75,17 +77,29 @@ class _Questions:
         return digest.hexdigest()
 
 
-def predict(run: Run, images: str | Path | None = None, *, progress: Progress = SILENT) -> Answers:
+def predict(
+    run: Run,
+    images: str | Path | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    adapt_prior: str | Path | None = None,
+    progress: Progress = SILENT,
+) -> Answers:
     """Class probabilities for every image in a folder, averaged over the models of all folds.
 
     Args:
         run: a finished run.
         images: a folder; without one, the root of [predict] in the run's data.toml.
+        overrides: `after.key=value`, on top of the run's `[after]`.
+        adapt_prior: `off`, `auto`, or a TOML file of known class shares; as `[after]` says where left out.
         progress: told of the stages.
 
     Raises:
-        DataError: no folder is known, it does not exist, or holds no image.
+        DataError: no folder is known, it does not exist, or holds no image; or the file does not say class shares.
+        UsageError: an override is of what training settled.
     """
+    after = changed_after(run, overrides)  # before the work
+    check_adapt_prior(run, adapt_prior)
     root = _root(run, images)
     names = _listed(root)
     if images is None and run.spec.predict is not None and run.spec.predict.extra == "ignore":
@@ -94,7 +108,9 @@ def predict(run: Run, images: str | Path | None = None, *, progress: Progress = 
     parts = list(_stream(run, root, names, 0, progress))
     probs_NK = np.concatenate([part.probs_BK for part in parts])
     findings = tuple(finding for part in parts for finding in part.findings)
-    return Answers(run, Predictions(tuple(names), probs_NK, run.space.class_names), findings, root)
+    answers = Answers(run, Predictions(tuple(names), probs_NK, run.space.class_names), findings, root)
+    plan = plan_correction(run, lambda: probs_NK, after, adapt_prior)
+    return answers if plan.is_nothing else answers.corrected(plan.apply(probs_NK), plan.about())
 
 
 def write_answers(
@@ -103,6 +119,8 @@ def write_answers(
     *,
     out: str | Path,
     strict: bool = False,
+    overrides: Sequence[str] = (),
+    adapt_prior: str | Path | None = None,
     pooling: Pooling | None = None,
     progress: Progress = SILENT,
 ) -> tuple[Tally, Path]:
@@ -117,11 +135,13 @@ def write_answers(
         images: a folder; without one, the root of [predict] in the run's data.toml.
         out: the answer file.
         strict: an unreadable image is an error, once the file was written.
-        pooling: what images of one group share; nothing unless asked for.
+        overrides: `after.key=value`, on top of the run's `[after]`.
+        adapt_prior: `off`, `auto`, or a TOML file of known class shares; as `[after]` says where left out.
+        pooling: what images of one group share, after all else; nothing unless asked for.
         progress: told of the stages.
 
     Raises:
-        UsageError: pooling names no attribute of the label.
+        UsageError: pooling names no attribute of the label, or an override is of what training settled.
         SubmissionError: `out` is a file of the user's, template and images do not belong together, another process
             writes the same answers, or, where `strict`, a test image is unreadable (the file is written all the same).
         DataError: as `predict`.
@@ -132,6 +152,8 @@ def write_answers(
         raise SubmissionError(f"cannot write {out}: it is a folder", "give a file as --out")
     if pooling is not None:
         check_pooling(run, pooling)
+    after = changed_after(run, overrides)
+    check_adapt_prior(run, adapt_prior)
     asked = _questions(run, images)
     journal = Journal.open(
         out.with_name(f".{out.name}.unfinished"),
@@ -140,11 +162,12 @@ def write_answers(
     )
     try:
         _fill(journal, run, asked, progress)
-        corrections: tuple[Mapping[str, Any], ...] = ()
-        parts = journal.parts(ROWS_AT_ONCE)
+        plan = plan_correction(run, partial(_some_rows, journal, run.recipe.seed), after, adapt_prior)
+        corrections: tuple[Mapping[str, Any], ...] = () if plan.is_nothing else (plan.about(),)
+        parts: Iterator[FloatArray] = map(plan.apply, journal.parts(ROWS_AT_ONCE))
         if pooling is not None:
             plain = Predictions(tuple(asked.names), np.concatenate(list(parts)), run.space.class_names)
-            answers = Answers(run, plain, tuple(journal.findings()), asked.root)
+            answers = Answers(run, plain, tuple(journal.findings()), asked.root, corrections)
             answers, _ = pool_answers(answers, pooling, asked.form, progress=progress)
             parts, corrections = iter([answers.predictions.probs_NK]), answers.corrections
         tally = _write(parts, Tally.start(run, journal.findings(), corrections), asked, out)
@@ -172,6 +195,18 @@ def _fill(journal: Journal, run: Run, asked: _Questions, progress: Progress) -> 
         names = asked.names[part.start : part.start + len(part.probs_BK)]
         place = {name: part.start + row for row, name in enumerate(names)}
         journal.append(part.probs_BK, [(place[finding.ids[0]], finding) for finding in part.findings])
+
+
+def _some_rows(journal: Journal, seed: int) -> FloatArray:
+    """All rows, or so many drawn at random: what class shares are estimated from."""
+    is_seen_N = np.zeros(journal.num_rows, bool)
+    num_seen = min(journal.num_rows, ROWS_LOOKED_AT)
+    is_seen_N[np.random.default_rng(seed).choice(journal.num_rows, num_seen, replace=False)] = True
+    seen, first = [], 0
+    for probs_BK in journal.parts(ROWS_AT_ONCE):
+        seen.append(probs_BK[is_seen_N[first : first + len(probs_BK)]])
+        first += len(probs_BK)
+    return np.concatenate(seen)
 
 
 def _write(parts: Iterator[FloatArray], tally: Tally, asked: _Questions, out: Path) -> Tally:

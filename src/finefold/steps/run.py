@@ -1,5 +1,6 @@
 """A finished run as a value: what the verbs after `train` start from."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,11 +80,18 @@ class Run:
 
         return evaluate(self)
 
-    def predict(self, images: str | Path | None = None, *, progress: Progress = SILENT) -> "Answers":
+    def predict(
+        self,
+        images: str | Path | None = None,
+        *,
+        overrides: Sequence[str] = (),
+        adapt_prior: str | Path | None = None,
+        progress: Progress = SILENT,
+    ) -> "Answers":
         """Probabilities for a folder of images: see `finefold predict`."""
         from finefold.steps.predict import predict
 
-        return predict(self, images, progress=progress)
+        return predict(self, images, overrides=overrides, adapt_prior=adapt_prior, progress=progress)
 
 
 def open_run(path: str | Path, *, network: "nn.Module | None" = None, model: "nn.Module | None" = None) -> Run:

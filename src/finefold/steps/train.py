@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from finefold.data.findings import Finding
 from finefold.data.predictions import Predictions
@@ -28,7 +27,7 @@ from finefold.runs.provenance import provenance, text_hash
 from finefold.steps.choosing import Chosen, choose
 from finefold.steps.heads import Fitted, fit_heads
 from finefold.steps.history import write_histories
-from finefold.steps.outputs import write_folds, write_inputs, write_results
+from finefold.steps.outputs import train_shares, write_folds, write_inputs, write_results
 from finefold.steps.own import NOTHING, Own
 from finefold.steps.progress import SILENT, Progress
 from finefold.steps.reading import Data, without_unreadable
@@ -287,10 +286,3 @@ def _tell_left_out(samples: SampleTable, recipe: Recipe, progress: Progress) -> 
             f"{num_partial} samples do not train the fit of the joint head, which needs all attributes{then}; "
             'with model.heads = "per_attribute" what is known of them trains'
         )
-
-
-def train_shares(samples: SampleTable) -> NDArray[np.float64]:
-    """[K] class shares of what training sees, of samples whose class is known."""
-    train_N = samples.train_labels_N
-    counts_K = np.bincount(train_N[train_N >= 0], minlength=samples.space.num_classes)
-    return np.asarray(counts_K / counts_K.sum())

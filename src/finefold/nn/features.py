@@ -22,7 +22,7 @@ from finefold.data.cachedir import cache_root
 from finefold.data.findings import Finding
 from finefold.data.images import content_hash, decode_image
 from finefold.data.machine import num_threads
-from finefold.data.preprocessing import Preprocessing
+from finefold.data.preprocessing import Box, Preprocessing
 from finefold.data.readable import bytes_or_reason, unreadable
 from finefold.data.store import ContentStore
 from finefold.errors import EngineError, ImageError
@@ -249,11 +249,23 @@ class _Work:
         return rows
 
 
-def load_input(data: bytes, preprocessing: Preprocessing, max_pixels: int) -> NDArray[np.uint8]:
+def load_framed(
+    data: bytes, preprocessing: Preprocessing, max_pixels: int, box: Box | None = None, *, keep_grey: bool = False
+) -> NDArray[np.uint8]:
+    """A file's bytes -> uint8 [H, W, 3] of any size, or grey [H, W] where that is kept: what an augmentation takes.
+
+    Raises:
+        ImageError: the bytes are no readable image.
+    """
+    at_least_px = preprocessing.decode_px(box)
+    image_HWC = decode_image(data, at_least_px=at_least_px, max_pixels=max_pixels, keep_grey=keep_grey)
+    return preprocessing.framed(image_HWC, box)
+
+
+def load_input(data: bytes, preprocessing: Preprocessing, max_pixels: int, box: Box | None = None) -> NDArray[np.uint8]:
     """A file's bytes -> uint8 [height, width, 3], as the model wants it.
 
     Raises:
         ImageError: the bytes are no readable image.
     """
-    image_HWC = decode_image(data, at_least_px=preprocessing.short_side_px, max_pixels=max_pixels, keep_grey=True)
-    return preprocessing.apply(image_HWC)
+    return preprocessing.finished(load_framed(data, preprocessing, max_pixels, box, keep_grey=True))

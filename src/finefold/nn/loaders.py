@@ -16,10 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from finefold.data.images import decode_image
 from finefold.data.preprocessing import Preprocessing
 from finefold.data.store import ContentStore
-from finefold.nn.features import PLAIN, load_input, lost_rows
+from finefold.nn.features import PLAIN, load_framed, load_input, lost_rows
 from finefold.nn.mixing import mix_batch
 from finefold.nn.sampling import epoch_rows
 from finefold.nn.transforms import Augment, apply_view
@@ -101,10 +100,8 @@ class ImageRows:
         return apply_view(np.stack(images), view)
 
     def decode(self, sample: int) -> NDArray[np.uint8]:
-        """[H, W, 3] of any size: what an augmentation starts from."""
-        return decode_image(
-            self.paths[sample].read_bytes(), at_least_px=self.preprocessing.short_side_px, max_pixels=self.max_pixels
-        )
+        """[H, W, 3] of any size, framed: what an augmentation starts from."""
+        return load_framed(self.paths[sample].read_bytes(), self.preprocessing, self.max_pixels)
 
 
 @dataclass(frozen=True)

@@ -204,7 +204,14 @@ def backbone_of(recipe: Recipe) -> Backbone:
     """The recipe's backbone, with its weights."""
     model, image = recipe.model, recipe.image
     return find_backbone(
-        model.backbone, model.weights, size_px=image.size_px, crop_fraction=image.crop_fraction, fit=image.fit
+        model.backbone,
+        model.weights,
+        size_px=image.size_px,
+        crop_fraction=image.crop_fraction,
+        fit=image.fit,
+        centre=image.centre,
+        grey=image.grey,
+        clahe=image.clahe,
     )
 
 

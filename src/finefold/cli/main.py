@@ -236,6 +236,9 @@ def predict(
     out: Annotated[Path, typer.Option(help="the answer file; a JSON of where it came from lies beside it")] = Path(
         "submission.csv"
     ),
+    boxes: Annotated[
+        Path | None, typer.Option(help="boxes of these images, for a run with image.boxes", metavar="FILE")
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="exit 1 where a test image is unreadable")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -247,7 +250,7 @@ def predict(
         with told.stage("starting", 0, ""):
             from finefold.steps.predict import write_answers
             from finefold.steps.run import open_run
-        answers, written = write_answers(open_run(run), images, out=out, strict=strict, progress=told)
+        answers, written = write_answers(open_run(run), images, out=out, boxes=boxes, strict=strict, progress=told)
     show.answers(answers, written, as_json=as_json)
 
 

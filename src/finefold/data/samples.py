@@ -4,7 +4,7 @@ Shapes: N samples, K joint classes.
 """
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,8 +13,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from finefold.data.labels import LabelSpace
+from finefold.data.preprocessing import Box
 from finefold.errors import DataError
 
+SIDES = ("box left", "box top", "box right", "box bottom")
 COLUMNS = ("id", "path", "group", "source", "label", "train_label")
 
 
@@ -25,7 +27,8 @@ class SampleTable:
     Args:
         frame: columns `id`, `path` (relative to `root`, with /), `group`, `source` (text), `label` (joint
             code that evaluation uses), `train_label` (joint code that training sees, null where the sample
-            is kept out of training), and one text column per attribute.
+            is kept out of training), and one text column per attribute; the four `SIDES` where
+            boxes say what is kept of an image.
         space: what the codes mean.
         root: folder the paths are relative to.
         fold: the user's own fold of each sample, where the source had such a column.
@@ -76,6 +79,18 @@ class SampleTable:
     def paths(self) -> list[Path]:
         """[N] image files."""
         return [self.root / path for path in self.frame["path"]]
+
+    @property
+    def boxes(self) -> list[Box | None] | None:
+        """[N] what is kept of each image, where boxes say it; None where none were said."""
+        if SIDES[0] not in self.frame.columns:
+            return None
+        return [None if row[0] is None else row for row in self.frame.select(SIDES).iter_rows()]
+
+    def with_boxes(self, boxes: Sequence[Box | None]) -> "SampleTable":
+        """The same samples, each with what is kept of its image; None for its centre."""
+        sides = {side: [None if box is None else box[at] for box in boxes] for at, side in enumerate(SIDES)}
+        return replace(self, frame=self.frame.with_columns(pl.Series(k, v, pl.Int32) for k, v in sides.items()))
 
     @property
     def hash(self) -> str:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from finefold.data.findings import Finding
 from finefold.data.labels import LabelSpace
+from finefold.data.preprocessing import Box
 from finefold.data.readable import bytes_or_reason, unreadable
 from finefold.errors import ImageError
 from finefold.nn.backbones import IMAGES, Backbone
@@ -138,6 +139,7 @@ class FoldEnsemble:
         choice: Choice,
         max_pixels: int,
         fallback_K: NDArray[np.float64],
+        boxes: Sequence[Box | None] | None = None,
         advance: Progress = lambda _: None,
     ) -> tuple[NDArray[np.float64], tuple[Finding, ...]]:
         """The folds' mean probabilities [N, K], and a finding for every unreadable image.
@@ -148,15 +150,17 @@ class FoldEnsemble:
             choice: the engine the folds were trained on.
             max_pixels: larger images are refused before they are decoded.
             fallback_K: what an unreadable image gets.
+            boxes: [N] what is kept of each image, instead of its centre.
             advance: told how many images are done since.
         """
         source = _Images(self, max_pixels) if self.backbone.cut == IMAGES else _Cached(self, choice, max_pixels)
         probs_NK = np.empty((len(ids), self.space.num_classes))
         findings: list[Finding] = []
+        kept = boxes or [None] * len(ids)
         at_once = max(1, min(IMAGES_AT_ONCE, int(BYTES_AT_ONCE / np.prod(self.backbone.shape))))
         for start in range(0, len(ids), at_once):
             rows = slice(start, start + at_once)
-            found, unreadable = source.probs(ids[rows], paths[rows], advance)
+            found, unreadable = source.probs(ids[rows], paths[rows], kept[rows], advance)
             probs_NK[rows] = np.where(np.isfinite(found), found, fallback_K)
             findings += unreadable
         return probs_NK, tuple(findings)
@@ -185,11 +189,11 @@ class _Cached:
         self._cache = PrefixCache(model.backbone, choice, max_pixels)
 
     def probs(
-        self, ids: Sequence[str], paths: Sequence[Path], advance: Progress
+        self, ids: Sequence[str], paths: Sequence[Path], boxes: Sequence[Box | None], advance: Progress
     ) -> tuple[NDArray[np.float64], tuple[Finding, ...]]:
         """[B, K], and a finding for every unreadable image."""
         views = self._model.views
-        filled = self._cache.fill(ids, paths, views=views, advance=advance)
+        filled = self._cache.fill(ids, paths, boxes=boxes, views=views, advance=advance)
         found = [self._model.head_probs(self._cache.read(filled, view)) for view in views]
         probs_BK = np.asarray(np.mean(found, axis=0))
         probs_BK[~filled.is_readable_N] = np.nan
@@ -204,19 +208,19 @@ class _Images:
         self._max_pixels = max_pixels
 
     def probs(
-        self, ids: Sequence[str], paths: Sequence[Path], advance: Progress
+        self, ids: Sequence[str], paths: Sequence[Path], boxes: Sequence[Box | None], advance: Progress
     ) -> tuple[NDArray[np.float64], tuple[Finding, ...]]:
         """[B, K], and a finding for every unreadable image."""
         probs_BK = np.full((len(ids), self._model.space.num_classes), np.nan)
         images: list[NDArray[np.uint8]] = []
         places: list[int] = []
         findings: list[Finding] = []
-        for place, (name, path) in enumerate(zip(ids, paths, strict=True)):
+        for place, (name, path, box) in enumerate(zip(ids, paths, boxes, strict=True)):
             data = bytes_or_reason(path)
             try:
                 if isinstance(data, str):
                     raise ImageError(data)
-                images.append(load_input(data, self._model.backbone.preprocessing, self._max_pixels))
+                images.append(load_input(data, self._model.backbone.preprocessing, self._max_pixels, box))
                 places.append(place)
             except ImageError as reason:
                 findings.append(unreadable(name, path, reason.message))

@@ -10,6 +10,8 @@ REASONS: dict[str, str] = {
     "image.centre": "[height, width] kept of the image's middle before all else; the whole image where unset",
     "image.grey": "colour says something about most subjects; true where it only says which camera took the image",
     "image.clahe": "0 leaves contrast as it is; 2 to 4 even it out where light differs within and between images",
+    "image.boxes": "a file with id or path, left, top, right, bottom of what to look at; the whole image where unset",
+    "image.box_margin": "of a box's longer side, added on every side: boxes are tight, and crop_fraction cuts again",
     "image.max_megapixels": "larger images are refused before they are decoded: one file must not take all memory",
     "model.backbone": "its weights come with finefold, and it is quick on a processor; or any timm or torchvision name",
     "model.weights": "needs no network; or pretrained (downloads), or a file, which is matched by structure",

@@ -32,6 +32,9 @@ class SplitRecipe(Table):
 class ImageRecipe(Table):
     """`[image]`: departures from the backbone's own preprocessing; none where unset.
 
+    `boxes` is a CSV or Parquet file with a box for each image, which is cut out with `box_margin` of its longer side
+    around it; an image without one falls back to `centre`.
+
     First `centre` cuts [height, width] out of the image, in its own pixels; then the crop of `crop_fraction` and `fit`
     is resized; then `grey` takes colour away and `clahe` evens contrast out. The same in every role.
     """
@@ -42,6 +45,8 @@ class ImageRecipe(Table):
     centre: tuple[Pixels, Pixels] | None = None
     grey: bool = False
     clahe: float = Field(default=0.0, ge=0, le=100)
+    boxes: str | None = Field(default=None, min_length=1)
+    box_margin: float = Field(default=0.2, ge=0, le=10)
     max_megapixels: float = Field(default=100.0, gt=0, allow_inf_nan=False)
 
 

@@ -19,6 +19,7 @@ from finefold.nn.engines import Choice
 from finefold.nn.infer import FoldEnsemble
 from finefold.runs.folder import read_json, write_json
 from finefold.runs.provenance import provenance
+from finefold.steps.boxes import Finder, find_boxes_for
 from finefold.steps.progress import SILENT, Progress
 from finefold.steps.run import Run
 
@@ -31,11 +32,13 @@ class Answers:
         run: whose folds were averaged.
         predictions: one row per image; an unreadable image has the training class shares.
         findings: the unreadable images.
+        unboxed: images without a box, whose centre was used, where the run looks at boxes.
     """
 
     run: Run
     predictions: Predictions
     findings: tuple[Finding, ...]
+    unboxed: tuple[Finding, ...] = ()
 
     @property
     def shares_K(self) -> NDArray[np.float64]:
@@ -122,6 +125,7 @@ class Answers:
             "preprocessing": self.run.manifest["preprocessing"]["hash"],
             "images": len(self.predictions),
             "unreadable": [finding.to_dict() for finding in self.findings],
+            **({"without box": [name for one in self.unboxed for name in one.ids]} if self.unboxed else {}),
             "shares": {name: {"predicted": round(p, 6), "training": round(t, 6)} for name, p, t in shares},
             **provenance(),
         }
@@ -174,16 +178,25 @@ def _wanted(run: Run, ids: Sequence[str]) -> Sequence[str]:
     return [name for name, known in pairs if known in wanted]
 
 
-def predict(run: Run, images: str | Path | None = None, *, progress: Progress = SILENT) -> Answers:
+def predict(
+    run: Run,
+    images: str | Path | None = None,
+    *,
+    boxes: str | Path | Finder | None = None,
+    progress: Progress = SILENT,
+) -> Answers:
     """Class probabilities for every image in a folder, averaged over the models of all folds.
 
     Args:
         run: a finished run.
         images: a folder; without one, the root of [predict] in the run's data.toml.
+        boxes: where the run looks at boxes: a file of them, or a callable that finds one; by default the file that it
+            was trained with, as far as it names other images than those that it was trained on.
         progress: told of the stages.
 
     Raises:
-        DataError: no folder is known, it does not exist, or holds no image.
+        DataError: no folder is known, it does not exist, or holds no image; or no image has one of the boxes given.
+        UsageError: boxes are given, and the run was trained without.
     """
     if images is None and run.spec.predict is None:
         raise DataError(
@@ -198,23 +211,32 @@ def predict(run: Run, images: str | Path | None = None, *, progress: Progress = 
         raise DataError(f"no images in {root}", "name a folder of images: finefold predict RUN FOLDER")
     if images is None:
         ids = _wanted(run, ids)
+    paths = [root / name for name in ids]
+    found, unboxed = find_boxes_for(run, ids, paths, root, boxes, progress)
     folds = [run.fold_weights(fold) for fold in range(run.num_folds)]
     model = FoldEnsemble.read(run.backbone, folds, run.space, views=run.recipe.predict.views)
     engine = run.manifest["engine"]
     with progress.stage("predicting", len(ids), "images") as advance:
         probs_NK, findings = model.probs(
             ids,
-            [root / name for name in ids],
+            paths,
+            boxes=found,
             choice=Choice(engine["name"], engine["precision"], "as trained"),
             max_pixels=round(run.recipe.image.max_megapixels * 1e6),
             fallback_K=run.train_shares_K,
             advance=advance,
         )
-    return Answers(run, Predictions(tuple(ids), probs_NK, run.space.class_names), findings)
+    return Answers(run, Predictions(tuple(ids), probs_NK, run.space.class_names), findings, unboxed)
 
 
 def write_answers(
-    run: Run, images: str | Path | None = None, *, out: str | Path, strict: bool = False, progress: Progress = SILENT
+    run: Run,
+    images: str | Path | None = None,
+    *,
+    out: str | Path,
+    boxes: str | Path | Finder | None = None,
+    strict: bool = False,
+    progress: Progress = SILENT,
 ) -> tuple[Answers, Path]:
     """Predicts and writes: the template of [predict] filled in, or where a folder is named, a table of its images.
 
@@ -223,7 +245,7 @@ def write_answers(
             where `strict`, a test image is unreadable (the file is written all the same).
     """
     check_replaceable(Path(out))  # before the work
-    answers = predict(run, images, progress=progress)
+    answers = predict(run, images, boxes=boxes, progress=progress)
     said = run.spec.predict
     if images is None and said is not None and said.template_csv is not None:
         written = answers.to_submission(run.spec.folder / said.template_csv, out)

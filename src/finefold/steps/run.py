@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from finefold.nn.backbones import Backbone
+    from finefold.steps.boxes import Finder
     from finefold.steps.predict import Answers
 
 
@@ -56,6 +57,11 @@ class Run:
         return np.asarray(self.manifest["train_shares"])
 
     @property
+    def has_boxes(self) -> bool:
+        """Whether it looks at a part of each image that boxes say."""
+        return self.recipe.image.boxes is not None or "boxes" in self.manifest.get("own", {})
+
+    @property
     def backbone(self) -> "Backbone":
         """The network that the folds share, with its weights and preprocessing."""
         from finefold.nn.backbones import Backbone
@@ -78,11 +84,17 @@ class Run:
 
         return evaluate(self)
 
-    def predict(self, images: str | Path | None = None, *, progress: Progress = SILENT) -> "Answers":
+    def predict(
+        self,
+        images: str | Path | None = None,
+        *,
+        boxes: "str | Path | Finder | None" = None,
+        progress: Progress = SILENT,
+    ) -> "Answers":
         """Probabilities for a folder of images: see `finefold predict`."""
         from finefold.steps.predict import predict
 
-        return predict(self, images, progress=progress)
+        return predict(self, images, boxes=boxes, progress=progress)
 
 
 def open_run(path: str | Path, *, network: "nn.Module | None" = None) -> Run:

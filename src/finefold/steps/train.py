@@ -13,6 +13,7 @@ import polars as pl
 import tomli_w
 from numpy.typing import NDArray
 
+from finefold.data.boxes import BoxTable
 from finefold.data.findings import Finding
 from finefold.data.predictions import Ledger, Predictions, write_parquet
 from finefold.data.samples import SampleTable
@@ -31,6 +32,7 @@ from finefold.recipe.schema import Recipe
 from finefold.report.pictures import draw_class_bars, draw_confusion
 from finefold.runs.folder import RunFolder, write_json, write_text
 from finefold.runs.provenance import provenance, text_hash
+from finefold.steps.boxes import boxes_of, with_boxes
 from finefold.steps.choosing import Chosen, choose
 from finefold.steps.evaluate import score
 from finefold.steps.history import write_histories
@@ -73,7 +75,7 @@ def train(
         recipe: a preset's name, a TOML file's path, or a recipe.
         overrides: `key.path=value`, on top of the recipe.
         out: the run's folder; it must not hold a finished run.
-        own: a network, loss or augmentation of your own, in place of the recipe's.
+        own: a network, loss, augmentation or boxes of your own, in place of the recipe's.
         progress: told of the stages.
 
     Raises:
@@ -83,17 +85,20 @@ def train(
     chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
     folder = RunFolder(Path(out))
     given = given_split(data, split, chosen, progress)
+    boxes = boxes_of(chosen, own.boxes)
     fingerprint = {
         "recipe": text_hash(dump_recipe(chosen)),
         "data": data.samples.hash,
         "split": given.hash if given else f"made with seed {chosen.seed}",
         **{f"own {what}": text_hash(name) for what, name in own.about.items()},
+        **({"boxes": boxes.source.hash} if boxes is not None and isinstance(boxes.source, BoxTable) else {}),
     }
     with folder.begun(fingerprint):
+        framed, misses = with_boxes(data.samples, boxes, progress)
         cache = prefix_cache(chosen, progress, own)
         with progress.stage("features", len(data.samples), "images") as advance:
-            features = cache.compute(data.samples.ids, data.samples.paths, advance=advance)
-        samples = without_unreadable(data.samples, list(features.findings))
+            features = cache.compute(framed.ids, framed.paths, boxes=framed.boxes, advance=advance)
+        samples = without_unreadable(framed, list(features.findings))
         for finding in features.findings:
             progress.say(f"left out: {finding.ids[0]}: {finding.evidence['reason']}")
         folds = folds_of(given, samples, features.findings, chosen)
@@ -112,6 +117,8 @@ def train(
             if chosen.is_probe_only:
                 fitted = fit_heads(rows_ND, samples, folds, chosen, progress)
         _write_inputs(folder, data, samples, folds, chosen, cache.backbone)
+        if boxes is not None and isinstance(boxes.source, BoxTable):
+            write_parquet(boxes.source.frame, folder.boxes)
         if chosen.is_probe_only:
             _write_folds(folder, fitted, samples, folds, cache.backbone)
             predictions, plan = fitted.predictions, None
@@ -125,7 +132,7 @@ def train(
             heads = fitted.heads if chosen.phase[0].is_probe else tuple(blank_heads(one) for one in fitted.heads)
             predictions = tune(training, heads, progress)
             write_histories(folder, chosen, samples, num_folds=folds.num_folds)
-        _write_results(folder, predictions, samples, folds, chosen, features.findings)
+        _write_results(folder, predictions, samples, folds, chosen, (*features.findings, *misses))
         made = _about_run(chosen, samples, folds, cache, features, fitted, plan, own)
         measured = {} if choice is None else {"chosen": choice.to_dict()}
         folder.finish({**provenance(), "seconds": round(time.perf_counter() - start, 2), **made, **measured})

@@ -72,13 +72,12 @@ class Boxes:
         def find_one(name: str, path: Path) -> Box | None:
             inside = path.relative_to(root).as_posix() if path.is_relative_to(root) else name
             keys = ((by_id, name), (by_path, inside), (by_path, path.resolve().as_posix()))
-            edges = next((table[key] for table, key in keys if key in table), None)
-            if edges is None:
-                return None
             try:
-                return box_within(edges, *image_size(path.read_bytes(), max_pixels=self.max_pixels), margin=self.margin)
+                height, width = image_size(path.read_bytes(), max_pixels=self.max_pixels)
             except (ImageError, OSError):
                 return UNREADABLE
+            edges = next((table[key] for table, key in keys if key in table), None)
+            return None if edges is None else box_within(edges, height, width, margin=self.margin)
 
         return find_one
 

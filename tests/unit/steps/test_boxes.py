@@ -1,6 +1,7 @@
 """Boxes on the whole way: read or found, used for training and new images, told where they are missing."""
 
 import json
+import shutil
 
 import cv2
 import numpy as np
@@ -153,6 +154,18 @@ def test_images_without_a_box_fall_back_and_are_told(photos, data, tmp_path):
         "3 of 24 images have no box, e.g. blue/00.png: the centre is used"
     ]
     assert len(run.ledger().predictions) == 24
+
+
+def test_an_unreadable_image_is_told_as_that_alone(photos, tmp_path):
+    """Whether a table names it or not, a file that is no image is left out, and not among the missing boxes."""
+    names = ("blue/00.png", "blue/01.png")
+    shutil.copytree(photos / "train", tmp_path / "train")
+    for name in names:
+        (tmp_path / "train" / name).write_bytes(b"no image at all, but some text")
+    ff.init(tmp_path / "train", out=tmp_path / "broken.toml")
+    boxes = edited(photos, tmp_path, lambda lines: [line for line in lines if not line.startswith(names[0])])
+    run = train(ff.read_data(tmp_path / "broken.toml"), tmp_path, boxes=boxes)
+    assert [(one["kind"], tuple(one["ids"])) for one in findings(run)] == [("unreadable", (one,)) for one in names]
 
 
 @pytest.mark.parametrize(("preset", "cut"), [("none", "mean"), ("light", "images")])

@@ -201,3 +201,25 @@ def test_scarce_classes_are_helped_where_asked(job, tmp_path, capsys):
     assert told["expected"]["macro_f1"] == told["corrections"][0]["expected"]["macro_f1"]
     assert main(["predict", str(job.run), "--set", "seed=1", "--out", str(out)]) == 2
     assert "`seed` was settled when the run was trained" in capsys.readouterr().err
+
+
+def test_boxes_are_asked_for_and_answered(shapes, tmp_path, capsys):
+    """A run with image.boxes takes --boxes FILE; without it the count that fell back is said."""
+    data, boxes, out = tmp_path / "data.toml", tmp_path / "boxes.csv", str(tmp_path / "answers.csv")
+    names = [file.relative_to(shapes).as_posix() for file in sorted(shapes.rglob("*.png"))]
+    boxes.write_text("path,left,top,right,bottom\n" + "".join(f"{name},8,8,56,56\n" for name in names[1:]))
+    assert main(["init", str(shapes), "--out", str(data)]) == 0
+    for name, told in (("with", ["--set", f"image.boxes={boxes}"]), ("without", [])):
+        settings = ["--set", "split.folds=2", "--set", "model.engine=torch", *told]
+        assert main(["train", str(data), "--out", str(tmp_path / name), *settings]) == 0
+    assert "1 of 48 images has no box, e.g. disc/00.png: the centre is used" in capsys.readouterr().err
+    assert [one["kind"] for one in json.loads((tmp_path / "with" / "findings.json").read_text())] == ["box-missing"]
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(shapes, elsewhere)
+    assert main(["predict", str(tmp_path / "with"), str(elsewhere), "--out", out]) == 0
+    assert "48 of 48 images have no box" in capsys.readouterr().err
+    assert main(["predict", str(tmp_path / "with"), str(elsewhere), "--out", out, "--boxes", str(boxes), "--json"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["without box"] == ["disc/00.png"]
+    assert main(["predict", str(tmp_path / "without"), str(elsewhere), "--out", out, "--boxes", str(boxes)]) == 2
+    assert "was trained without" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from PIL import Image
 from finefold.cli.main import main
 from finefold.steps.init import init
 from finefold.steps.reading import read_data
-from finefold.steps.show import CELL_PX, GAP_PX, LABEL_PX, TOP_PX
+from finefold.steps.show import CELL_PX, GAP_PX, LABEL_PX, OUTLINE, TOP_PX
 
 STEP_PX = CELL_PX + GAP_PX
 
@@ -52,6 +52,26 @@ def test_evaluation_is_plain_and_training_varies(data, tmp_path, capsys):
         assert np.array_equal(plain, view)
         assert np.abs(mirrored[:, ::-1].astype(int) - plain).max() <= 1  # rounding where it is made smaller
         assert len({cell(out, row, column).tobytes() for column in range(4, 8)}) == 4
+
+
+def test_the_part_that_is_kept_is_outlined_and_shown(data, tmp_path, capsys):
+    """A centre is a red line in the original; grey and CLAHE are in every other picture, and all is said in words."""
+    out = tmp_path / "sheet.png"
+    settings = ("image.centre=[64, 40]", "image.grey=true", "image.clahe=2", "augment.preset=medium")
+    arguments = [part for setting in settings for part in ("--set", setting)]
+    assert main(["show", str(data), "--out", str(out), "--rows", "2", *arguments]) == 0
+    said = capsys.readouterr().out
+    assert "of the middle 40x64 px: centre" in said
+    assert "grey, CLAHE 2" in said
+    for row in range(2):
+        red = (np.abs(cell(out, row, 0).astype(int) - OUTLINE) < 8).all(axis=2)
+        top, left = np.argwhere(red).min(axis=0)
+        bottom, right = np.argwhere(red).max(axis=0)
+        assert abs((bottom - top) / (right - left) - 64 / 40) < 0.15
+        assert red[CELL_PX // 2, CELL_PX // 2 - 10 : CELL_PX // 2 + 10].sum() == 0
+        for column in range(1, 8):
+            inside = cell(out, row, column)
+            assert np.ptp(inside, axis=2).max() == 0
 
 
 def test_the_seed_decides(data, tmp_path, capsys):

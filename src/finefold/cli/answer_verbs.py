@@ -45,6 +45,9 @@ def predict(
     out: Annotated[Path, typer.Option(help="the answer file; a JSON of where it came from lies beside it")] = Path(
         "submission.csv"
     ),
+    boxes: Annotated[
+        Path | None, typer.Option(help="boxes of these images, for a run with image.boxes", metavar="FILE")
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="exit 1 where a test image is unreadable")] = False,
     override: Annotated[
         list[str] | None, typer.Option("--set", help="after.key=value on top of the run's recipe; repeat it")
@@ -94,6 +97,7 @@ def predict(
             open_run(run),
             images,
             out=out,
+            boxes=boxes,
             strict=strict,
             overrides=override or [],
             adapt_prior=adapt_prior,

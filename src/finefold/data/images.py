@@ -30,6 +30,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from finefold.data.orientation import orientation_of, upright
 from finefold.errors import DataError, ImageError
 
 Pixels = NDArray[np.uint8]
@@ -39,7 +40,6 @@ MAX_PIXELS = 100_000_000
 
 _SYSTEM_NAMES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin"})
 _DIGITS = re.compile(r"[0-9]+")
-_ORIENTATION_TAG = 0x0112
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,21 @@ def decode_image(
         pixels = _decode_opencv(data, is_grey=image.mode == "L", scale=scale, keep_grey=keep_grey)
     if pixels is None:
         pixels = _decode_pillow(image, data, kind, scale=scale)
-    return np.ascontiguousarray(_upright(pixels, _orientation(image)))
+    return np.ascontiguousarray(upright(pixels, orientation_of(image)))
+
+
+def image_size(data: bytes, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Height and width of what `decode_image` would give, by the header alone where that is enough.
+
+    Raises:
+        ImageError: there is no header of an image; what follows a good one may still be broken.
+    """
+    kind = _image_kind(data)
+    if kind == "TIFF" or (kind == "PNG" and b"eXIf" in data):  # which way up they are is known after a full read
+        height, width = decode_image(data, max_pixels=max_pixels).shape[:2]
+        return height, width
+    image, _ = _open_header(data, kind, max_pixels=max_pixels)
+    return image.size if orientation_of(image) >= 5 else image.size[::-1]
 
 
 class _Jpeg(JpegImageFile):
@@ -276,35 +290,6 @@ def _told(error: Exception, data: bytes, kind: str, *, otherwise: str) -> ImageE
     return ImageError(f"{otherwise}: {text or type(error).__name__}")
 
 
-def _orientation(image: ImageFile) -> int:
-    """The EXIF orientation still to be applied, 1 to 8; 1 (upright) where there is none or it is broken."""
-    if isinstance(image, TiffImageFile):
-        # Pillow turns a TIFF itself while loading, and then drops the tag.
-        found = image.tag_v2.get(_ORIENTATION_TAG, 1)
-        return found if found in range(1, 9) else 1
-    exif = image.info.get("exif", b"")
-    if raw := image.info.get("Raw profile type exif"):  # ImageMagick's way with PNG: hex after three lines
-        with suppress(ValueError):
-            exif = exif or bytes.fromhex("".join(raw.split("\n")[3:]))
-    return _exif_orientation(exif)
-
-
-def _exif_orientation(exif: bytes) -> int:
-    # By hand: Pillow's reader warns about broken EXIF, through a filter that threads share.
-    exif = exif.removeprefix(b"Exif\0\0")
-    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
-    if order is None:
-        return 1
-    with suppress(struct.error):
-        (start,) = struct.unpack_from(f"{order}I", exif, 4)
-        (num_entries,) = struct.unpack_from(f"{order}H", exif, start)
-        for entry in range(num_entries):
-            tag, sort, _, value = struct.unpack_from(f"{order}HHIH", exif, start + 2 + 12 * entry)
-            if tag == _ORIENTATION_TAG:
-                return value if sort == 3 and 1 <= value <= 8 else 1
-    return 1
-
-
 def _reduction(short_px: int, at_least_px: int | None) -> int:
     """The largest of 8, 4, 2, 1 by which the short side may be divided."""
     if at_least_px is None:
@@ -387,14 +372,3 @@ def _wide_to_uint8(values: NDArray[Any]) -> Pixels:
     else:
         scale = 1.0 if high <= 255 else 1 / 257
     return np.rint(finite * scale).astype(np.uint8)
-
-
-def _upright(pixels: Pixels, orientation: int) -> Pixels:
-    """Undo an EXIF orientation. Source: TIFF 6.0, tag 274 (row 0 and column 0 are on which sides)."""
-    if orientation >= 5:
-        pixels = pixels.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    return pixels

@@ -4,7 +4,7 @@ Shapes: N samples, K joint classes, A attributes.
 """
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,9 +13,11 @@ import polars as pl
 from numpy.typing import NDArray
 
 from finefold.data.labels import LabelSpace
+from finefold.data.preprocessing import Box
 from finefold.data.strata import Strata
 from finefold.errors import DataError
 
+SIDES = ("box left", "box top", "box right", "box bottom")
 COLUMNS = ("id", "path", "group", "source", "label", "train_label")
 
 
@@ -28,7 +30,8 @@ class SampleTable:
             code that evaluation uses, null where the value of an attribute is missing), `train_label` (joint code
             that training sees, null there too and where the sample is kept out of training), and one text column
             per attribute, null where missing. Where any value is missing also `train_codes`: the attributes' codes
-            that training sees, -1 where missing or kept out.
+            that training sees, -1 where missing or kept out. Where boxes say what is kept of an image also the four
+            `SIDES`.
         space: what the codes mean.
         root: folder the paths are relative to.
         fold: the user's own fold of each sample, where the source had such a column.
@@ -121,6 +124,18 @@ class SampleTable:
     def paths(self) -> list[Path]:
         """[N] image files."""
         return [self.root / path for path in self.frame["path"]]
+
+    @property
+    def boxes(self) -> list[Box | None] | None:
+        """[N] what is kept of each image, where boxes say it; None where none were said."""
+        if SIDES[0] not in self.frame.columns:
+            return None
+        return [None if row[0] is None else row for row in self.frame.select(SIDES).iter_rows()]
+
+    def with_boxes(self, boxes: Sequence[Box | None]) -> "SampleTable":
+        """The same samples, each with what is kept of its image; None for its centre."""
+        sides = {side: [None if box is None else box[at] for box in boxes] for at, side in enumerate(SIDES)}
+        return replace(self, frame=self.frame.with_columns(pl.Series(k, v, pl.Int32) for k, v in sides.items()))
 
     @property
     def hash(self) -> str:

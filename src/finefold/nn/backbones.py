@@ -166,6 +166,9 @@ def find_backbone(
     size_px: int | None = None,
     crop_fraction: float | None = None,
     fit: Fit | None = None,
+    centre: tuple[int, int] | None = None,
+    grey: bool = False,
+    clahe: float = 0.0,
 ) -> Backbone:
     """The backbone called `name` with its weights, in finefold's own form in the cache; made where missing.
 
@@ -173,6 +176,7 @@ def find_backbone(
         name: a timm name, or `torchvision:<name>`.
         weights: "embedded", "pretrained" (the only value that uses the network), or a file.
         size_px, crop_fraction, fit: departures from the backbone's own preprocessing.
+        centre, grey, clahe: what its preprocessing does besides, see `Preprocessing`.
 
     Raises:
         WeightsError: unknown name, missing weights, or weights that do not fit.
@@ -184,6 +188,8 @@ def find_backbone(
         raise WeightsError(f"the embedded weights are {EMBEDDED_BACKBONE}'s, not {name}'s", "give a weights file")
     origin = "pretrained" if source is None else file_hash(source)
     address = [name, origin, weights == "embedded", size_px, crop_fraction, fit, versions()["timm"]]
+    if (centre, grey, clahe) != (None, False, 0.0):  # else what was cached before there was a choice stays valid
+        address += [centre, grey, clahe]
     folder = cache_root() / "backbones" / hashlib.sha256(json.dumps(address).encode()).hexdigest()[:16]
     file = folder / "backbone.safetensors"
     if not file.is_file():
@@ -194,6 +200,9 @@ def find_backbone(
             width_px=size_px or preprocessing.width_px,
             crop_fraction=crop_fraction or preprocessing.crop_fraction,
             fit=fit or preprocessing.fit,
+            centre=centre,
+            grey=grey,
+            clahe=clahe,
         )
         _write(file, name, network, preprocessing, settings)
     write_about(folder, {"kind": "backbones", "what": f"{name}, {weights} weights"})

@@ -7,6 +7,7 @@ Shapes: N images, D features; a row is [D], or the maps [C, H, W] where the netw
 """
 
 import hashlib
+import struct
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,7 @@ from finefold.data.cachedir import cache_root
 from finefold.data.findings import Finding
 from finefold.data.images import content_hash, decode_image
 from finefold.data.machine import num_threads
-from finefold.data.preprocessing import Preprocessing
+from finefold.data.preprocessing import Box, Preprocessing
 from finefold.data.readable import bytes_or_reason, unreadable
 from finefold.data.store import ContentStore
 from finefold.errors import EngineError, ImageError
@@ -41,7 +42,8 @@ class Filled:
     """What a pass over some images found.
 
     Args:
-        hashes: one per image, by which its rows are read; 16 zero bytes where it is unreadable.
+        hashes: one per image, of its content and its box, by which its rows are read; 16 zero bytes where it is
+            unreadable.
         is_readable_N: which images have rows.
         findings: one `unreadable` per image without.
         num_computed: how many rows were not in the cache.
@@ -136,6 +138,7 @@ class PrefixCache:
         ids: Sequence[str],
         paths: Sequence[Path],
         *,
+        boxes: Sequence[Box | None] | None = None,
         views: Sequence[View] = (PLAIN,),
         advance: Progress = lambda _: None,
     ) -> Filled:
@@ -144,6 +147,7 @@ class PrefixCache:
         Args:
             ids: [N] names for findings.
             paths: [N] files.
+            boxes: [N] what is kept of each image, instead of its centre.
             views: of each image.
             advance: told how many images are done since.
 
@@ -152,7 +156,8 @@ class PrefixCache:
             EngineError: the engine fails, or gives features that float16 cannot hold.
         """
         stores = {view: self.open(view) for view in views}
-        work = _Work(self, stores, [Path(path) for path in paths], advance)
+        sources = [(Path(path), box) for path, box in zip(paths, boxes or [None] * len(paths), strict=True)]
+        work = _Work(self, stores, sources, advance)
         cv2.setNumThreads(1)  # the workers are the threads
         try:
             outcomes = work.run()
@@ -168,9 +173,16 @@ class PrefixCache:
         hashes = tuple(outcome if isinstance(outcome, bytes) else bytes(16) for outcome in outcomes)
         return Filled(hashes, is_readable_N, findings, work.num_computed)
 
-    def compute(self, ids: Sequence[str], paths: Sequence[Path], *, advance: Progress = lambda _: None) -> Features:
+    def compute(
+        self,
+        ids: Sequence[str],
+        paths: Sequence[Path],
+        *,
+        boxes: Sequence[Box | None] | None = None,
+        advance: Progress = lambda _: None,
+    ) -> Features:
         """Plain rows of images, from the cache where they are in it: `fill`, then all of them in memory."""
-        filled = self.fill(ids, paths, advance=advance)
+        filled = self.fill(ids, paths, boxes=boxes, advance=advance)
         return Features(self.read(filled), filled.is_readable_N, filled.findings, filled.num_computed, filled.hashes)
 
     def read(self, filled: Filled, view: View = PLAIN) -> NDArray[np.float16]:
@@ -196,20 +208,24 @@ class _Work:
     """One pass over some files: for each, the hash of its content, or the reason why it is no image."""
 
     def __init__(
-        self, cache: PrefixCache, stores: Mapping[View, ContentStore], paths: list[Path], advance: Progress
+        self,
+        cache: PrefixCache,
+        stores: Mapping[View, ContentStore],
+        sources: list[tuple[Path, Box | None]],
+        advance: Progress,
     ) -> None:
         self.cache = cache
         self.stores = stores
-        self.paths = paths
+        self.sources = sources
         self.advance = advance
         self.num_computed = 0
         self._lock = threading.Lock()
 
     def run(self) -> list[bytes | str]:
-        starts = range(0, len(self.paths), BATCH)
+        starts = range(0, len(self.sources), BATCH)
         outcomes: list[bytes | str] = []
         with ThreadPoolExecutor(num_threads()) as pool:
-            futures = [pool.submit(self._chunk, self.paths[start : start + BATCH]) for start in starts]
+            futures = [pool.submit(self._chunk, self.sources[start : start + BATCH]) for start in starts]
             try:
                 for future in futures:
                     outcomes += future.result()
@@ -218,9 +234,11 @@ class _Work:
                 raise
         return outcomes
 
-    def _chunk(self, paths: list[Path]) -> list[bytes | str]:
-        contents = [bytes_or_reason(path) for path in paths]
-        hashes = {place: content_hash(data) for place, data in enumerate(contents) if isinstance(data, bytes)}
+    def _chunk(self, sources: list[tuple[Path, Box | None]]) -> list[bytes | str]:
+        contents = [bytes_or_reason(path) for path, _ in sources]
+        hashes = {
+            place: row_hash(data, sources[place][1]) for place, data in enumerate(contents) if isinstance(data, bytes)
+        }
         outcomes: list[bytes | str] = [
             hashes[place] if isinstance(data, bytes) else data for place, data in enumerate(contents)
         ]
@@ -235,7 +253,8 @@ class _Work:
             data = contents[place]
             assert isinstance(data, bytes)
             try:
-                images[place] = load_input(data, self.cache.backbone.preprocessing, self.cache.max_pixels)
+                preprocessing, box = self.cache.backbone.preprocessing, sources[place][1]
+                images[place] = load_input(data, preprocessing, self.cache.max_pixels, box)
             except ImageError as reason:
                 outcomes[place] = reason.message
         num_computed = sum(
@@ -244,7 +263,7 @@ class _Work:
         )
         with self._lock:
             self.num_computed += num_computed
-            self.advance(len(paths))
+            self.advance(len(sources))
         return outcomes
 
     def _append(self, view: View, images: Mapping[int, NDArray[np.uint8]], hashes: Mapping[int, bytes]) -> int:
@@ -255,11 +274,29 @@ class _Work:
         return len(images)
 
 
-def load_input(data: bytes, preprocessing: Preprocessing, max_pixels: int) -> NDArray[np.uint8]:
+def row_hash(data: bytes, box: Box | None) -> bytes:
+    """The 16-byte address of an image's rows: its content, and what of it is kept."""
+    whole = content_hash(data)
+    return whole if box is None else content_hash(whole + struct.pack("<4q", *box))
+
+
+def load_framed(
+    data: bytes, preprocessing: Preprocessing, max_pixels: int, box: Box | None = None, *, keep_grey: bool = False
+) -> NDArray[np.uint8]:
+    """A file's bytes -> uint8 [H, W, 3] of any size, or grey [H, W] where that is kept: what an augmentation takes.
+
+    Raises:
+        ImageError: the bytes are no readable image.
+    """
+    at_least_px = preprocessing.decode_px(box)
+    image_HWC = decode_image(data, at_least_px=at_least_px, max_pixels=max_pixels, keep_grey=keep_grey)
+    return preprocessing.framed(image_HWC, box)
+
+
+def load_input(data: bytes, preprocessing: Preprocessing, max_pixels: int, box: Box | None = None) -> NDArray[np.uint8]:
     """A file's bytes -> uint8 [height, width, 3], as the model wants it.
 
     Raises:
         ImageError: the bytes are no readable image.
     """
-    image_HWC = decode_image(data, at_least_px=preprocessing.short_side_px, max_pixels=max_pixels, keep_grey=True)
-    return preprocessing.apply(image_HWC)
+    return preprocessing.finished(load_framed(data, preprocessing, max_pixels, box, keep_grey=True))

@@ -16,10 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from finefold.data.images import decode_image
-from finefold.data.preprocessing import Preprocessing
+from finefold.data.preprocessing import Box, Preprocessing
 from finefold.data.store import ContentStore
-from finefold.nn.features import PLAIN, load_input, lost_rows
+from finefold.nn.features import PLAIN, load_framed, load_input, lost_rows
 from finefold.nn.mixing import mix_batch
 from finefold.nn.sampling import epoch_rows
 from finefold.nn.transforms import Augment, apply_view
@@ -88,23 +87,27 @@ class ImageRows:
         paths: [N] files.
         preprocessing: what makes an image the network's input.
         max_pixels: larger images are refused before they are decoded.
+        boxes: [N] what is kept of each image, instead of its centre; None where nothing is said.
     """
 
     paths: Sequence[Path]
     preprocessing: Preprocessing
     max_pixels: int
+    boxes: Sequence[Box | None] | None = None
     are_images: bool = True
 
     def read(self, samples_B: NDArray[np.int64], view: View) -> NDArray[np.uint8]:
         """[B, H, W, 3] inputs."""
-        images = [load_input(self.paths[one].read_bytes(), self.preprocessing, self.max_pixels) for one in samples_B]
+        images = [load_input(*self._source(one)) for one in samples_B.tolist()]
         return apply_view(np.stack(images), view)
 
     def decode(self, sample: int) -> NDArray[np.uint8]:
-        """[H, W, 3] of any size: what an augmentation starts from."""
-        return decode_image(
-            self.paths[sample].read_bytes(), at_least_px=self.preprocessing.short_side_px, max_pixels=self.max_pixels
-        )
+        """[H, W, 3] of any size, framed: what an augmentation starts from."""
+        return load_framed(*self._source(sample))
+
+    def _source(self, sample: int) -> tuple[bytes, Preprocessing, int, Box | None]:
+        box = None if self.boxes is None else self.boxes[sample]
+        return self.paths[sample].read_bytes(), self.preprocessing, self.max_pixels, box
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from finefold.data.findings import Finding
 from finefold.data.machine import num_threads
+from finefold.data.preprocessing import Box
 from finefold.data.readable import bytes_or_reason, unreadable
 from finefold.errors import ImageError
 from finefold.nn.backbones import IMAGES
@@ -30,6 +31,23 @@ NUMBERS_AT_ONCE = 2e8  # and of maps, so many numbers
 CACHED_IMAGES = 20_000  # from here on rows are not kept: nobody asks a million images twice, and they fill the disk
 CACHED_BYTES = 4e9
 BATCHES_AT_ONCE = 16  # that the folds' models are given together, where rows are not kept
+
+
+@dataclass(frozen=True)
+class _Images:
+    """Names, files, and what is kept of each, where boxes say it."""
+
+    ids: Sequence[str]
+    paths: Sequence[Path]
+    boxes: Sequence[Box | None] | None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def part(self, first: int, count: int) -> "_Images":
+        """At most so many of them."""
+        rows = slice(first, first + count)
+        return _Images(self.ids[rows], self.paths[rows], None if self.boxes is None else self.boxes[rows])
 
 
 @dataclass(frozen=True)
@@ -55,6 +73,7 @@ def stream_probs(
     choice: Choice,
     max_pixels: int,
     fallback_K: NDArray[np.float64],
+    boxes: Sequence[Box | None] | None = None,
     start: int = 0,
     advance: Progress = lambda _: None,
 ) -> Iterator[Part]:
@@ -70,6 +89,7 @@ def stream_probs(
         choice: the engine the folds were trained on.
         max_pixels: larger images are refused before they are decoded.
         fallback_K: what an unreadable image gets.
+        boxes: [N] what is kept of each image, instead of its centre.
         start: the first image that is wanted.
         advance: told how many images are done since.
     """
@@ -79,18 +99,17 @@ def stream_probs(
         and len(ids) <= CACHED_IMAGES
         and len(ids) * len(model.views) * cache.row_bytes <= CACHED_BYTES
     )
-    for part in (_kept if is_kept else _passing)(model, cache, ids, paths, start, advance):
+    images = _Images(ids, paths, boxes)
+    for part in (_kept if is_kept else _passing)(model, cache, images, start, advance):
         yield replace(part, probs_BK=np.where(np.isfinite(part.probs_BK), part.probs_BK, fallback_K))
 
 
-def _kept(
-    model: FoldEnsemble, cache: PrefixCache, ids: Sequence[str], paths: Sequence[Path], start: int, advance: Progress
-) -> Iterator[Part]:
+def _kept(model: FoldEnsemble, cache: PrefixCache, images: _Images, start: int, advance: Progress) -> Iterator[Part]:
     """Over the prefix cache; NaN for an unreadable image."""
     at_once = max(1, min(IMAGES_AT_ONCE, int(NUMBERS_AT_ONCE / np.prod(model.backbone.shape))))
-    for first in range(start, len(ids), at_once):
-        rows = slice(first, first + at_once)
-        filled = cache.fill(ids[rows], paths[rows], views=model.views, advance=advance)
+    for first in range(start, len(images), at_once):
+        part = images.part(first, at_once)
+        filled = cache.fill(part.ids, part.paths, boxes=part.boxes, views=model.views, advance=advance)
         found = [model.head_probs(cache.read(filled, view)) for view in model.views]  # one view's rows at a time
         probs_BK = np.asarray(np.mean(found, axis=0))
         probs_BK[~filled.is_readable_N] = np.nan
@@ -106,17 +125,14 @@ class _Batch:
     findings: tuple[Finding, ...]
 
 
-def _passing(
-    model: FoldEnsemble, cache: PrefixCache, ids: Sequence[str], paths: Sequence[Path], start: int, advance: Progress
-) -> Iterator[Part]:
+def _passing(model: FoldEnsemble, cache: PrefixCache, images: _Images, start: int, advance: Progress) -> Iterator[Part]:
     """By the prefix cache; NaN for an unreadable image."""
 
     def load(first: int) -> _Batch:
-        rows = slice(first, first + BATCH)
-        return _load(model, cache, ids[rows], paths[rows])
+        return _load(model, cache, images.part(first, BATCH))
 
     first = start
-    for batches in _chunks(_in_order(load, range(start, len(ids), BATCH)), BATCHES_AT_ONCE):
+    for batches in _chunks(_in_order(load, range(start, len(images), BATCH)), BATCHES_AT_ONCE):
         is_readable_B = np.concatenate([batch.is_readable_B for batch in batches])
         probs_BK = np.full((len(is_readable_B), model.space.num_classes), np.nan)
         if is_readable_B.any():
@@ -127,22 +143,23 @@ def _passing(
         advance(len(is_readable_B))
 
 
-def _load(model: FoldEnsemble, cache: PrefixCache, ids: Sequence[str], paths: Sequence[Path]) -> _Batch:
-    images: list[NDArray[np.uint8]] = []
-    is_readable_B = np.zeros(len(ids), bool)
+def _load(model: FoldEnsemble, cache: PrefixCache, images: _Images) -> _Batch:
+    inputs: list[NDArray[np.uint8]] = []
+    is_readable_B = np.zeros(len(images), bool)
     findings: list[Finding] = []
-    for place, (name, path) in enumerate(zip(ids, paths, strict=True)):
+    boxes = images.boxes or [None] * len(images)
+    for place, (name, path, box) in enumerate(zip(images.ids, images.paths, boxes, strict=True)):
         data = bytes_or_reason(path)
         try:
             if isinstance(data, str):
                 raise ImageError(data)
-            images.append(load_input(data, model.backbone.preprocessing, cache.max_pixels))
+            inputs.append(load_input(data, model.backbone.preprocessing, cache.max_pixels, box))
             is_readable_B[place] = True
         except ImageError as reason:
             findings.append(unreadable(name, path, reason.message))
     rows: dict[View, NDArray[Any]] = {}
-    for view in model.views if images else ():
-        seen_BHWC = apply_view(np.stack(images), view)
+    for view in model.views if inputs else ():
+        seen_BHWC = apply_view(np.stack(inputs), view)
         rows[view] = seen_BHWC if model.backbone.cut == IMAGES else cache.forward(seen_BHWC)
     return _Batch(rows, is_readable_B, tuple(findings))
 

@@ -128,8 +128,8 @@ class Evaluate:
     preprocessing: Preprocessing
 
     def __call__(self, image_HWC: Pixels) -> Pixels:
-        """uint8 [H, W, 3] or grey [H, W] of any size -> uint8 [height, width, 3]."""
-        return self.preprocessing.apply(image_HWC)
+        """uint8 [H, W, 3] or grey [H, W], as `Preprocessing.framed` gives it -> uint8 [height, width, 3]."""
+        return self.preprocessing.finished(image_HWC)
 
 
 @final
@@ -157,7 +157,7 @@ class Augment:
         """An image as training sees it this time; equal states of `rng` give equal bytes.
 
         Args:
-            image_HWC: uint8 [H, W, 3] or grey [H, W], of any size.
+            image_HWC: uint8 [H, W, 3] or grey [H, W], of any size, as `Preprocessing.framed` gives it.
             label: the joint class.
             rng: the only source of chance.
 
@@ -300,11 +300,11 @@ class _Preset:
 
     def __call__(self, image_HWC: Pixels, rng: np.random.Generator) -> Pixels:
         if self.change is None or self._pipeline is None:
-            return self.preprocessing.apply(image_HWC)
+            return self.preprocessing.finished(image_HWC)
         height, width = image_HWC.shape[:2]
         top, left, crop_h, crop_w = _random_crop(height, width, self.change, self.preprocessing, rng)
-        window_HWC = self._resize.apply(image_HWC[top : top + crop_h, left : left + crop_w])
-        return np.asarray(self._pipeline(window_HWC, rng), np.uint8)
+        window_HWC = self._resize.fitted(image_HWC[top : top + crop_h, left : left + crop_w])
+        return self.preprocessing.toned(np.asarray(self._pipeline(window_HWC, rng), np.uint8))
 
 
 def _random_crop(
@@ -342,8 +342,8 @@ class _Own:
                 f"the augmentation gives {made.dtype} {list(made.shape)}, expected uint8 [H, W, 3]",
                 "leave out conversions to float and Normalize: mean and std are applied inside the model",
             )
-        size = (self.preprocessing.height_px, self.preprocessing.width_px)
-        return np.ascontiguousarray(made) if made.shape[:2] == size else self.preprocessing.apply(made)
+        is_fitted = made.shape[:2] == (self.preprocessing.height_px, self.preprocessing.width_px)
+        return self.preprocessing.toned(np.ascontiguousarray(made) if is_fitted else self.preprocessing.fitted(made))
 
 
 def _adapted(transform: Any) -> Callable[[Pixels, np.random.Generator], Any]:

@@ -1,7 +1,7 @@
 """What a recipe may say. Everything that changes a run's science stands here; each value has a reason."""
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -21,6 +21,7 @@ from finefold.recipe.training import (
     TrainRecipe,
 )
 
+Pixels = Annotated[int, Field(ge=1)]
 STRENGTHS = (10.0, 30.0, 100.0, 300.0, 1000.0)
 
 
@@ -31,11 +32,23 @@ class SplitRecipe(Table):
 
 
 class ImageRecipe(Table):
-    """`[image]`: departures from the backbone's own preprocessing; none where unset."""
+    """`[image]`: departures from the backbone's own preprocessing; none where unset.
+
+    `boxes` is a CSV or Parquet file with a box for each image, which is cut out with `box_margin` of its longer side
+    around it; an image without one falls back to `centre`.
+
+    First `centre` cuts [height, width] out of the image, in its own pixels; then the crop of `crop_fraction` and `fit`
+    is resized; then `grey` takes colour away and `clahe` evens contrast out. The same in every role.
+    """
 
     size_px: int | None = Field(default=None, ge=32, le=2048)
     crop_fraction: float | None = Field(default=None, gt=0, le=1)
     fit: Literal["crop", "squash"] | None = None
+    centre: tuple[Pixels, Pixels] | None = None
+    grey: bool = False
+    clahe: float = Field(default=0.0, ge=0, le=100)
+    boxes: str | None = Field(default=None, min_length=1)
+    box_margin: float = Field(default=0.2, ge=0, le=10)
     max_megapixels: float = Field(default=100.0, gt=0, allow_inf_nan=False)
 
 

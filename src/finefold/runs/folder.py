@@ -38,6 +38,11 @@ class RunFolder:
         return self.path / "samples.parquet"
 
     @property
+    def boxes(self) -> Path:
+        """The table of boxes, where the recipe names one: for images that are predicted later."""
+        return self.path / "boxes.parquet"
+
+    @property
     def split(self) -> Path:
         return self.path / "split.csv"
 

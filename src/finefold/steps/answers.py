@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 
 from finefold.data.findings import Finding
 from finefold.data.predictions import Predictions
+from finefold.data.preprocessing import Box
 from finefold.data.submission import SHARE_DISTANCE, Template, fill_template, read_template, share_distance, write_csv
 from finefold.errors import RunError, SubmissionError
 from finefold.recipe.loader import dump_recipe
 from finefold.runs.folder import read_json, write_json
 from finefold.runs.provenance import provenance
+from finefold.steps.boxes import Findings, finding, misses
 from finefold.steps.run import Run
 
 EXPECTED = ("macro_f1", "accuracy", "balanced_accuracy", "log_loss")
@@ -36,6 +38,7 @@ class Tally:
         findings: the unreadable images.
         corrections: what was done to the probabilities, in order, as JSON values; `expected` in one of them holds the
             scores that the ledger gives under it.
+        unboxed: images without a box, whose centre was used, where the run looks at boxes.
     """
 
     run: Run
@@ -43,16 +46,19 @@ class Tally:
     expected_K: NDArray[np.float64]
     findings: tuple[Finding, ...]
     corrections: tuple[Mapping[str, Any], ...] = ()
+    unboxed: Findings = ()
 
     @classmethod
     def start(
-        cls, run: Run, findings: Sequence[Finding] = (), corrections: Sequence[Mapping[str, Any]] = ()
+        cls,
+        run: Run,
+        findings: Sequence[Finding] = (),
+        corrections: Sequence[Mapping[str, Any]] = (),
+        unboxed: Findings = (),
     ) -> "Tally":
         """Of no answers yet."""
-        num_classes = run.space.num_classes
-        return cls(
-            run, np.zeros(num_classes, np.int64), np.zeros(num_classes), tuple(findings), tuple(corrections)
-        )  # fmt: skip
+        counts_K, expected_K = np.zeros(run.space.num_classes, np.int64), np.zeros(run.space.num_classes)
+        return cls(run, counts_K, expected_K, tuple(findings), tuple(corrections), unboxed)
 
     def plus(self, probs_BK: NDArray[np.float64]) -> "Tally":
         """With some more answers."""
@@ -99,6 +105,7 @@ class Tally:
             "folds": run.num_folds,
             "images": len(self),
             "unreadable": [finding.to_dict() for finding in self.findings],
+            **({"without box": [name for one in self.unboxed for name in one.ids]} if self.unboxed else {}),
             "corrections": [dict(one) for one in self.corrections],
             "expected": expected_scores(run, self.corrections),
             "shares": {
@@ -129,6 +136,7 @@ class Answers:
         findings: the unreadable images.
         root: folder of the images.
         corrections: what was done to the probabilities since, in order, as JSON values.
+        boxes: [N] what was kept of each image, where the run looks at boxes; None of an image whose centre was used.
     """
 
     run: Run
@@ -136,11 +144,17 @@ class Answers:
     findings: tuple[Finding, ...]
     root: Path
     corrections: tuple[Mapping[str, Any], ...] = ()
+    boxes: Sequence[Box | None] | None = None
+
+    @property
+    def unboxed(self) -> Findings:
+        """Images without a box, whose centre was used, where the run looks at boxes."""
+        return () if self.boxes is None else finding(misses(self.predictions.ids, self.boxes))
 
     @property
     def tally(self) -> Tally:
         """Counts of the answers."""
-        return Tally.start(self.run, self.findings, self.corrections).plus(self.predictions.probs_NK)
+        return Tally.start(self.run, self.findings, self.corrections, self.unboxed).plus(self.predictions.probs_NK)
 
     @property
     def shares_K(self) -> NDArray[np.float64]:

@@ -162,7 +162,7 @@ def makespan(seconds: Sequence[float], at_once: int) -> float:
 
 def _prefix_seconds(cache: PrefixCache, training: Training, views: Sequence[View]) -> float:
     """Seconds for the images whose rows are not cached, less those that are put through here."""
-    samples = training.samples
+    samples, boxes = training.samples, training.samples.boxes
     known_VN = [cache.open(view).contains(training.hashes) for view in views]
     lacking = np.flatnonzero(~np.logical_and.reduce(known_VN))
     count = BATCH * num_threads()
@@ -170,7 +170,8 @@ def _prefix_seconds(cache: PrefixCache, training: Training, views: Sequence[View
         return 0.0
     for places in (lacking[:count], lacking[count : 2 * count]):  # the first are slow: the engine starts
         start = time.perf_counter()
-        cache.fill([samples.ids[one] for one in places], [samples.paths[one] for one in places], views=views)
+        some = [samples.ids[one] for one in places], [samples.paths[one] for one in places]
+        cache.fill(*some, boxes=None if boxes is None else [boxes[one] for one in places], views=views)
         seconds = time.perf_counter() - start
     return seconds / count * (len(lacking) - 2 * count)
 

@@ -19,6 +19,7 @@ from finefold.nn.range_test import Ramp, has_exploded, smoothed, suggest_rate
 from finefold.recipe.schema import Recipe
 from finefold.report.curves import draw_range_test
 from finefold.runs.folder import RunFolder, write_text
+from finefold.steps.boxes import boxes_of, with_boxes
 from finefold.steps.heads import fit_heads
 from finefold.steps.progress import SILENT, Progress
 from finefold.steps.rates import FOLD, check_has_steps, check_svg
@@ -123,10 +124,11 @@ def _loop(data: Data, split: Split | str | Path | None, recipe: Recipe, number: 
     """The phase's loop as training would run it, its schedule replaced by the ramp."""
     set_threads()
     given = given_split(data, split, recipe, progress)
+    framed, _ = with_boxes(data.samples, boxes_of(recipe, None), progress)
     cache = prefix_cache(recipe, progress)
     with progress.stage("features", len(data.samples), "images") as advance:
-        features = cache.compute(data.samples.ids, data.samples.paths, advance=advance)
-    samples = without_unreadable(data.samples, list(features.findings))
+        features = cache.compute(framed.ids, framed.paths, boxes=framed.boxes, advance=advance)
+    samples = without_unreadable(framed, list(features.findings))
     folds = folds_of(given, samples, features.findings, recipe)
     check_train_labels(folds, samples)
     heads = fit_heads(features.rows_ND[features.is_readable_N], samples, folds, recipe, progress).heads[FOLD]

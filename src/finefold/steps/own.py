@@ -1,11 +1,13 @@
-"""What a user brings from Python in place of what a recipe names: a network or whole model, a loss, an augmentation."""
+"""What a user brings from Python in place of what a recipe names: network or model, loss, augmentation, boxes."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from finefold.data.labels import LabelSpace
@@ -21,7 +23,8 @@ from finefold.recipe.schema import Recipe
 class Own:
     """Parts of one's own; what is None is the recipe's. Folds, ledger, resume and reports are as with built-in parts.
 
-    They run in this process, one fold after the other, for they cannot be sent to others.
+    With a network, model, loss or augmentation of your own folds train in this process, one after the other, for these
+    cannot be sent to others.
 
     Args:
         network: normalised images [B, 3, H, W] -> features [B, D]; its weights are where training starts.
@@ -32,6 +35,8 @@ class Own:
         model: in place of `network`, a whole model: normalised images [B, 3, H, W] -> logits [B, K] of the data's
             classes in their order, given by its last nn.Linear. That layer is the head: training starts from its
             weights, or fits it anew where the first phase is a probe.
+        boxes: (image uint8 [H, W, 3], upright) -> (left, top, right, bottom) in pixels of what is to be looked at, or
+            None. Asked once for every image, before anything is computed.
     """
 
     network: nn.Module | None = None
@@ -39,6 +44,7 @@ class Own:
     loss: Loss | None = None
     augment: Any = None
     model: nn.Module | None = None
+    boxes: Callable[[NDArray[np.uint8]], Any] | None = None
 
     def __post_init__(self) -> None:
         if self.network is not None and self.model is not None:
@@ -94,13 +100,13 @@ class Own:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing of one's own is here."""
+        """Whether folds train with nothing of one's own: what boxes gave is a table by then."""
         return self.network is None and self.model is None and self.loss is None and self.augment is None
 
     @property
     def about(self) -> Mapping[str, str]:
         """What is here, as far as it can be told: a run resumes only with the same."""
-        told = {"loss": _name(self.loss), "augment": _name(self.augment)}
+        told = {"loss": _name(self.loss), "augment": _name(self.augment), "boxes": _name(self.boxes)}
         for what, module in (("network", self.network), ("model", self.model)):
             if module is not None:
                 state = {name: tensor.detach() for name, tensor in module.state_dict().items()}

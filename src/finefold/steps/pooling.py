@@ -16,7 +16,9 @@ import numpy as np
 import polars as pl
 
 from finefold.data.predictions import Ledger
+from finefold.data.preprocessing import Box
 from finefold.data.rows import read_rows
+from finefold.data.samples import SampleTable
 from finefold.data.submission import Template
 from finefold.errors import DataError, RunError, SubmissionError, UsageError
 from finefold.metrics.classification import FloatArray, IntArray, confusion_matrix, scores_from_confusion
@@ -266,10 +268,13 @@ def _clustered(answers: Answers, pooling: Pooling, ledger: Ledger, progress: Pro
             f"{len(answers.predictions):,} images are too many to cluster, at most {MOST_IMAGES:,}",
             "say which belong together: --groups FILE with the columns id and group",
         )
-    samples = sample_table(run)
-    path_of = dict(zip(samples["id"], samples["path"], strict=True))
-    known_ND = _features(run, [run.spec.root / path_of[name] for name in ledger.predictions.ids], progress)
-    new_ND = _features(run, [answers.root / name for name in answers.predictions.ids], progress)
+    samples = SampleTable(sample_table(run), run.space, run.spec.root)
+    place_of = {name: place for place, name in enumerate(samples.ids)}
+    places = [place_of[name] for name in ledger.predictions.ids]
+    paths, boxes = samples.paths, samples.boxes
+    known_boxes = None if boxes is None else [boxes[place] for place in places]
+    known_ND = _features(run, [paths[place] for place in places], known_boxes, progress)
+    new_ND = _features(run, [answers.root / name for name in answers.predictions.ids], answers.boxes, progress)
     groups_N, _ = group_codes(np.asarray(ledger.groups))
     with progress.stage("finding groups", 0, ""):
         try:
@@ -281,11 +286,11 @@ def _clustered(answers: Answers, pooling: Pooling, ledger: Ledger, progress: Pro
         return grouper.groups(new_ND), Pooled(**{**vars(measured), "agreement": pair_f1(found_N, groups_N)})
 
 
-def _features(run: Run, paths: Sequence[Path], progress: Progress) -> FloatArray:
+def _features(run: Run, paths: Sequence[Path], boxes: Sequence[Box | None] | None, progress: Progress) -> FloatArray:
     """Pooled features of the network before training; zero for an unreadable image, which then is in some group."""
     engine = run.manifest["engine"]
     choice = Choice(engine["name"], engine["precision"], "as trained")
     cache = PrefixCache(run.backbone, choice, round(run.recipe.image.max_megapixels * 1e6))
     with progress.stage("features", len(paths), "images") as advance:
-        found = cache.compute([path.name for path in paths], paths, advance=advance)
+        found = cache.compute([path.name for path in paths], paths, boxes=boxes, advance=advance)
     return np.asarray(raise_features(found.rows_ND, FEATURE_POWER), np.float64)

@@ -5,7 +5,7 @@ Shapes: N images, K joint classes.
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, overload
@@ -15,6 +15,7 @@ import numpy as np
 from finefold.data.images import list_images
 from finefold.data.journal import Journal
 from finefold.data.predictions import Predictions
+from finefold.data.preprocessing import Box
 from finefold.data.split_checks import counted
 from finefold.data.submission import Template, answered, check_ids, csv_parts, read_template
 from finefold.errors import DataError, SubmissionError
@@ -25,6 +26,7 @@ from finefold.nn.streaming import Part, stream_probs
 from finefold.runs.folder import write_json
 from finefold.steps.after import ROWS_LOOKED_AT, changed_after, check_adapt_prior, plan_correction
 from finefold.steps.answers import Answers, Tally, answer_table, as_template_ids, check_replaceable, side_file
+from finefold.steps.boxes import Finder, Findings, find_boxes_for
 from finefold.steps.pooling import Pooling, check_pooling, pool_answers
 from finefold.steps.progress import SILENT, Progress
 from finefold.steps.run import Run
@@ -59,21 +61,35 @@ class _Questions:
         root: folder of the images.
         names: [N] their paths under it, in the order of the answers.
         form: the template to fill in, whose rows are in the same order; without one the answers are a table.
+        boxes: [N] what is kept of each image, where the run looks at boxes; None of an image whose centre is used.
+        unboxed: what is told of images without a box.
     """
 
     root: Path
     names: Sequence[str]
     form: Template | None
+    boxes: Sequence[Box | None] | None = None
+    unboxed: Findings = ()
+
+    def with_boxes(self, run: Run, given: str | Path | Finder | None, progress: Progress) -> "_Questions":
+        """With what the run looks at in each image."""
+        paths = _Under(self.root, self.names)
+        boxes, unboxed = find_boxes_for(run, self.names, paths, self.root, given, progress)
+        return replace(self, boxes=boxes, unboxed=unboxed)
 
     @property
     def digest(self) -> str:
-        """Over the images' names and order, and over the template."""
+        """Over the images' names and order, over what is looked at in each, and over the template."""
         digest = hashlib.sha256(str(self.root.resolve()).encode())
         for name in self.names:
             digest.update(f"\0{name}".encode())
         if self.form is not None:
             digest.update(f"\0{self.form.id_column}\0{self.form.answer_column}\0{self.form.answer}".encode())
             digest.update("\0".join(self.form.ids).encode())
+        if self.boxes is not None:
+            digest.update(b"\0\0boxes")
+            for box in self.boxes:
+                digest.update(f"\0{box}".encode())
         return digest.hexdigest()
 
 
@@ -81,6 +97,7 @@ def predict(
     run: Run,
     images: str | Path | None = None,
     *,
+    boxes: str | Path | Finder | None = None,
     overrides: Sequence[str] = (),
     adapt_prior: str | Path | None = None,
     progress: Progress = SILENT,
@@ -90,13 +107,16 @@ def predict(
     Args:
         run: a finished run.
         images: a folder; without one, the root of [predict] in the run's data.toml.
+        boxes: where the run looks at boxes: a file of them, or a callable that finds one; by default the file that it
+            was trained with, as far as it names other images than those that it was trained on.
         overrides: `after.key=value`, on top of the run's `[after]`.
         adapt_prior: `off`, `auto`, or a TOML file of known class shares; as `[after]` says where left out.
         progress: told of the stages.
 
     Raises:
-        DataError: no folder is known, it does not exist, or holds no image; or the file does not say class shares.
-        UsageError: an override is of what training settled.
+        DataError: no folder is known, it does not exist, or holds no image; the file does not say class shares; or no
+            image has one of the boxes given.
+        UsageError: an override is of what training settled, or boxes are given, and the run was trained without.
     """
     after = changed_after(run, overrides)  # before the work
     check_adapt_prior(run, adapt_prior)
@@ -105,10 +125,12 @@ def predict(
     if images is None and run.spec.predict is not None and run.spec.predict.extra == "ignore":
         form = _form(run)
         names = names if form is None else [names[place] for place in _wanted(run, names, form)[0]]
-    parts = list(_stream(run, root, names, 0, progress))
+    asked = _Questions(root, names, None).with_boxes(run, boxes, progress)
+    parts = list(_stream(run, asked, 0, progress))
     probs_NK = np.concatenate([part.probs_BK for part in parts])
     findings = tuple(finding for part in parts for finding in part.findings)
-    answers = Answers(run, Predictions(tuple(names), probs_NK, run.space.class_names), findings, root)
+    predictions = Predictions(tuple(names), probs_NK, run.space.class_names)
+    answers = Answers(run, predictions, findings, root, boxes=asked.boxes)
     plan = plan_correction(run, lambda: probs_NK, after, adapt_prior)
     return answers if plan.is_nothing else answers.corrected(plan.apply(probs_NK), plan.about())
 
@@ -118,6 +140,7 @@ def write_answers(
     images: str | Path | None = None,
     *,
     out: str | Path,
+    boxes: str | Path | Finder | None = None,
     strict: bool = False,
     overrides: Sequence[str] = (),
     adapt_prior: str | Path | None = None,
@@ -134,6 +157,7 @@ def write_answers(
         run: a finished run.
         images: a folder; without one, the root of [predict] in the run's data.toml.
         out: the answer file.
+        boxes: as `predict`.
         strict: an unreadable image is an error, once the file was written.
         overrides: `after.key=value`, on top of the run's `[after]`.
         adapt_prior: `off`, `auto`, or a TOML file of known class shares; as `[after]` says where left out.
@@ -141,7 +165,7 @@ def write_answers(
         progress: told of the stages.
 
     Raises:
-        UsageError: pooling names no attribute of the label, or an override is of what training settled.
+        UsageError: pooling names no attribute of the label; and as `predict`.
         SubmissionError: `out` is a file of the user's, template and images do not belong together, another process
             writes the same answers, or, where `strict`, a test image is unreadable (the file is written all the same).
         DataError: as `predict`.
@@ -154,7 +178,7 @@ def write_answers(
         check_pooling(run, pooling)
     after = changed_after(run, overrides)
     check_adapt_prior(run, adapt_prior)
-    asked = _questions(run, images)
+    asked = _questions(run, images).with_boxes(run, boxes, progress)
     journal = Journal.open(
         out.with_name(f".{out.name}.unfinished"),
         {"run": _run_digest(run), "images": asked.digest},
@@ -167,10 +191,10 @@ def write_answers(
         parts: Iterator[FloatArray] = map(plan.apply, journal.parts(ROWS_AT_ONCE))
         if pooling is not None:
             plain = Predictions(tuple(asked.names), np.concatenate(list(parts)), run.space.class_names)
-            answers = Answers(run, plain, tuple(journal.findings()), asked.root, corrections)
+            answers = Answers(run, plain, tuple(journal.findings()), asked.root, corrections, asked.boxes)
             answers, _ = pool_answers(answers, pooling, asked.form, progress=progress)
             parts, corrections = iter([answers.predictions.probs_NK]), answers.corrections
-        tally = _write(parts, Tally.start(run, journal.findings(), corrections), asked, out)
+        tally = _write(parts, Tally.start(run, journal.findings(), corrections, asked.unboxed), asked, out)
         journal.remove()
     finally:
         journal.close()
@@ -191,7 +215,7 @@ def _fill(journal: Journal, run: Run, asked: _Questions, progress: Progress) -> 
             journal.restart()
         else:
             progress.say(f"going on behind {journal.num_rows:,} answers that an earlier run left unfinished")
-    for part in _stream(run, asked.root, asked.names, journal.num_rows, progress):
+    for part in _stream(run, asked, journal.num_rows, progress):
         names = asked.names[part.start : part.start + len(part.probs_BK)]
         place = {name: part.start + row for row, name in enumerate(names)}
         journal.append(part.probs_BK, [(place[finding.ids[0]], finding) for finding in part.findings])
@@ -225,8 +249,9 @@ def _write(parts: Iterator[FloatArray], tally: Tally, asked: _Questions, out: Pa
     return tally
 
 
-def _stream(run: Run, root: Path, names: Sequence[str], start: int, progress: Progress) -> Iterator[Part]:
-    """Probabilities of a folder's images, from the folds' models."""
+def _stream(run: Run, asked: _Questions, start: int, progress: Progress) -> Iterator[Part]:
+    """Probabilities of the images from one on, from the folds' models."""
+    names = asked.names
     if start == len(names):
         return
     folds = [run.fold_weights(fold) for fold in range(run.num_folds)]
@@ -236,10 +261,11 @@ def _stream(run: Run, root: Path, names: Sequence[str], start: int, progress: Pr
         yield from stream_probs(
             model,
             names,
-            _Under(root, names),
+            _Under(asked.root, names),
             choice=Choice(engine["name"], engine["precision"], "as trained"),
             max_pixels=round(run.recipe.image.max_megapixels * 1e6),
             fallback_K=run.train_shares_K,
+            boxes=asked.boxes,
             start=start,
             advance=advance,
         )

@@ -33,6 +33,7 @@ from finefold.recipe.schema import Recipe
 from finefold.recipe.training import View
 from finefold.runs.folder import RunFolder, write_text
 from finefold.runs.provenance import provenance, text_hash
+from finefold.steps.boxes import find_boxes_for
 from finefold.steps.columns import sample_table
 from finefold.steps.heads import Fitted, fit_heads
 from finefold.steps.outputs import write_folds, write_results
@@ -269,7 +270,7 @@ def _material(run: Run, recipe: Recipe, root: Path, names: Sequence[str], progre
     cache = PrefixCache(run.backbone, choice, round(recipe.image.max_megapixels * 1e6))
     samples = SampleTable(sample_table(run), run.space, run.spec.root)
     with progress.stage("features", len(samples), "images") as advance:
-        labelled = cache.compute(samples.ids, samples.paths, advance=advance)
+        labelled = cache.compute(samples.ids, samples.paths, boxes=samples.boxes, advance=advance)
     if labelled.findings:
         raise RunError(
             f"{len(labelled.findings)} images that the run was trained on cannot be read, e.g. "
@@ -278,8 +279,9 @@ def _material(run: Run, recipe: Recipe, root: Path, names: Sequence[str], progre
         )
     views: tuple[View, ...] = (PLAIN, *(view for view in recipe.pseudo.views if view != PLAIN))
     paths = [root / name for name in names]
+    boxes, _ = find_boxes_for(run, names, paths, root, None, progress)
     with progress.stage("unlabelled", len(paths), "images") as advance:
-        filled = cache.fill(names, paths, views=views, advance=advance)
+        filled = cache.fill(names, paths, boxes=boxes, views=views, advance=advance)
     readable_U = filled.is_readable_N
     if not readable_U.any():
         raise RunError(f"none of the images in {root} can be read", "name another folder: finefold pseudo RUN FOLDER")
@@ -303,6 +305,8 @@ def _write(
         (run.folder.split, folder.split),
     ):
         shutil.copyfile(source, target)
+    if run.folder.boxes.is_file():
+        shutil.copyfile(run.folder.boxes, folder.boxes)
     run.backbone.copy_to(folder.backbone)
     write_text(folder.recipe, dump_recipe(recipe))
     write_folds(folder, fitted, material.samples, material.split, run.backbone)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from finefold.nn.backbones import Backbone
     from finefold.steps.answers import Answers
+    from finefold.steps.boxes import Finder
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,11 @@ class Run:
         return np.asarray(self.manifest["train_shares"])
 
     @property
+    def has_boxes(self) -> bool:
+        """Whether it looks at a part of each image that boxes say."""
+        return self.recipe.image.boxes is not None or "boxes" in self.manifest.get("own", {})
+
+    @property
     def backbone(self) -> "Backbone":
         """The network that the folds share, with its weights and preprocessing."""
         from finefold.nn.backbones import Backbone
@@ -84,6 +90,7 @@ class Run:
         self,
         images: str | Path | None = None,
         *,
+        boxes: "str | Path | Finder | None" = None,
         overrides: Sequence[str] = (),
         adapt_prior: str | Path | None = None,
         progress: Progress = SILENT,
@@ -91,7 +98,7 @@ class Run:
         """Probabilities for a folder of images: see `finefold predict`."""
         from finefold.steps.predict import predict
 
-        return predict(self, images, overrides=overrides, adapt_prior=adapt_prior, progress=progress)
+        return predict(self, images, boxes=boxes, overrides=overrides, adapt_prior=adapt_prior, progress=progress)
 
 
 def open_run(path: str | Path, *, network: "nn.Module | None" = None, model: "nn.Module | None" = None) -> Run:

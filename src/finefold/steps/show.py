@@ -13,19 +13,21 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from finefold.data.images import decode_image
-from finefold.data.preprocessing import Preprocessing
+from finefold.data.preprocessing import Box, Preprocessing
 from finefold.data.samples import SampleTable
 from finefold.errors import DataError, ImageError, UsageError
-from finefold.nn.backbones import find_backbone
 from finefold.nn.transforms import PRESETS, Augment, Evaluate, apply_view, make_augment, strengths_for
 from finefold.recipe.schema import Recipe
 from finefold.runs.provenance import text_hash
+from finefold.steps.boxes import Boxes, Finder, boxes_of
 from finefold.steps.progress import SILENT, Progress
 from finefold.steps.reading import Data
+from finefold.steps.train import backbone_of
 
 NUM_AUGMENTED = 4
 CELL_PX, GAP_PX, LABEL_PX, TOP_PX = 128, 6, 210, 44
 INK, FAINT, PAPER, WELL = "#1f2328", "#656d76", "#ffffff", "#eef1f4"
+OUTLINE = (229, 72, 77)
 
 Pixels = NDArray[np.uint8]
 
@@ -59,7 +61,13 @@ class _Row:
 
 
 def show(
-    data: Data, *, recipe: Recipe, out: str | Path = "sheet.png", rows: int = 12, progress: Progress = SILENT
+    data: Data,
+    *,
+    recipe: Recipe,
+    out: str | Path = "sheet.png",
+    rows: int = 12,
+    boxes: Finder | None = None,
+    progress: Progress = SILENT,
 ) -> Shown:
     """Draws samples of many classes as each role sees them; the recipe's seed decides which, and all chance.
 
@@ -68,6 +76,7 @@ def show(
         recipe: whose preprocessing, views and augmentation.
         out: a .png; written over.
         rows: how many samples, at most.
+        boxes: finds what is to be looked at in an image, as in `Own`, where the recipe names no file of boxes.
         progress: told of the stages.
 
     Raises:
@@ -78,17 +87,15 @@ def show(
     file = Path(out)
     if file.suffix.lower() != ".png":
         raise UsageError(f"--out {file} is no .png", "the sheet is a picture: write --out sheet.png")
-    model, image = recipe.model, recipe.image
+    framing = boxes_of(recipe, boxes)
     with progress.stage("model", 0, ""):
-        preprocessing = find_backbone(
-            model.backbone, model.weights, size_px=image.size_px, crop_fraction=image.crop_fraction, fit=image.fit
-        ).preprocessing
+        preprocessing = backbone_of(recipe).preprocessing
     augment = make_augment(recipe.augment, preprocessing, data.space.class_names)
     with progress.stage("drawing", rows, "samples") as advance:
         drawn: dict[str, _Row] = {}
         for number in _spread(data.samples, rows, recipe.seed):
             try:
-                row = _row(data.samples, number, augment, Evaluate(preprocessing), recipe)
+                row = _row(data.samples, number, augment, Evaluate(preprocessing), recipe, framing)
             except (ImageError, OSError):
                 continue
             drawn[data.samples.ids[number]] = row
@@ -101,20 +108,31 @@ def show(
     titles = ["original", "validation, test", *[f"view {view}" for view in recipe.augment.views]]
     titles += [f"training {number + 1}" for number in range(NUM_AUGMENTED)]
     _write(_sheet(titles, [drawn[one] for one in order]), file)
-    return Shown(file, tuple(order), roles(recipe, preprocessing, data.space.class_names))
+    return Shown(
+        file, tuple(order), roles(recipe, preprocessing, data.space.class_names, has_boxes=framing is not None)
+    )
 
 
-def roles(recipe: Recipe, preprocessing: Preprocessing, class_names: tuple[str, ...]) -> dict[str, str]:
+def roles(
+    recipe: Recipe, preprocessing: Preprocessing, class_names: tuple[str, ...], *, has_boxes: bool = False
+) -> dict[str, str]:
     """What each role does, in words."""
     size = f"{preprocessing.width_px}x{preprocessing.height_px} px"
     how = "stretched" if preprocessing.fit == "squash" else f"centre {100 * preprocessing.crop_fraction:g} %"
-    plain = f"{how} as {size}"
+    toned = (", grey" if preprocessing.grey else "") + (f", CLAHE {preprocessing.clahe:g}" * bool(preprocessing.clahe))
+    frame = ""
+    if preprocessing.centre is not None:
+        frame = f"of the middle {preprocessing.centre[1]}x{preprocessing.centre[0]} px: "
+    if has_boxes:
+        instead = frame.removeprefix("of ").removesuffix(": ") or "all of the image"
+        frame = f"of its box and {100 * recipe.image.box_margin:g} % around it (without one, {instead}): "
+    plain = f"{frame}{how} as {size}{toned}"
     augment, counts = recipe.augment, Counter(strengths_for(recipe.augment, class_names))
     said = [f"one of the views {', '.join(augment.views)}"]
     for strength, count in counts.items():
         change = PRESETS[strength]
         whose = "" if len(counts) == 1 else f" for {count} of {len(class_names)} classes"
-        said.append(f"{strength}{whose}: {plain if change is None else f'{change.words}, as {size}'}")
+        said.append(f"{strength}{whose}: {plain if change is None else f'{frame}{change.words}, as {size}{toned}'}")
     if augment.mix != "none":
         said.append(f"{augment.mix} of {100 * augment.mix_share:g} % of the batches (not drawn here)")
     views = f"{plain}; nothing is changed by chance"
@@ -141,22 +159,38 @@ def _spread(samples: SampleTable, rows: int, seed: int) -> list[int]:
     return order
 
 
-def _row(samples: SampleTable, number: int, augment: Augment, evaluate: Evaluate, recipe: Recipe) -> _Row:
+def _row(
+    samples: SampleTable, number: int, augment: Augment, evaluate: Evaluate, recipe: Recipe, framing: Boxes | None
+) -> _Row:
     """One sample under all roles; its chance hangs on its id, not on which others are shown."""
     path, label = samples.paths[number], int(samples.train_labels_N[number])
-    image_HWC = decode_image(
-        path.read_bytes(),
-        at_least_px=evaluate.preprocessing.short_side_px,
-        max_pixels=round(recipe.image.max_megapixels * 1e6),
-    )
-    plain_HWC = evaluate(image_HWC)
+    preprocessing, max_pixels = evaluate.preprocessing, round(recipe.image.max_megapixels * 1e6)
+    box = None if framing is None else framing.find([samples.ids[number]], [path], samples.root, SILENT)[0]
+    image_HWC = decode_image(path.read_bytes(), at_least_px=preprocessing.decode_px(box), max_pixels=max_pixels)
+    frame = preprocessing.frame(image_HWC.shape[0], image_HWC.shape[1], box)
+    framed_HWC = preprocessing.framed(image_HWC, box)
+    plain_HWC = evaluate(framed_HWC)
     rng = np.random.default_rng([recipe.seed, int(text_hash(samples.ids[number])[:8], 16)])
-    cells = [image_HWC, plain_HWC, *(apply_view(plain_HWC, view) for view in recipe.augment.views)]
-    cells += [augment(image_HWC, label, rng) for _ in range(NUM_AUGMENTED)]
+    cells = [_outlined(image_HWC, frame), plain_HWC]
+    cells += [apply_view(plain_HWC, view) for view in recipe.augment.views]
+    cells += [augment(framed_HWC, label, rng) for _ in range(NUM_AUGMENTED)]
     strength = strengths_for(recipe.augment, samples.space.class_names)[label]
-    return _Row(
-        samples.space.class_names[label], samples.ids[number].replace("/", "/\n") + f"\npreset {strength}", tuple(cells)
-    )
+    note = samples.ids[number].replace("/", "/\n") + f"\npreset {strength}"
+    if framing is not None and box is None:
+        note += "\nno box that fits"
+    return _Row(samples.space.class_names[label], note, tuple(cells))
+
+
+def _outlined(image_HWC: Pixels, frame: Box) -> Pixels:
+    """The whole image with a line around the part that everything after sees; as it is where that is all of it."""
+    height, width = image_HWC.shape[:2]
+    left, top, right, bottom = frame
+    if frame == (0, 0, width, height):
+        return image_HWC
+    thick = max(1, round(max(height, width) / CELL_PX * 1.5))  # a line of about so many pixels in its cell
+    drawn = image_HWC.copy()
+    cv2.rectangle(drawn, (left, top), (right - 1, bottom - 1), OUTLINE, thick)
+    return drawn
 
 
 def _sheet(titles: list[str], rows: list[_Row]) -> Image.Image:

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from finefold.data.boxes import BoxTable
 from finefold.data.findings import Finding
-from finefold.data.predictions import Predictions
+from finefold.data.predictions import Predictions, write_parquet
 from finefold.data.samples import SampleTable
 from finefold.data.splits import Split, read_split
 from finefold.errors import SplitError
@@ -24,6 +25,7 @@ from finefold.recipe.loader import dump_recipe, load_recipe
 from finefold.recipe.schema import Recipe
 from finefold.runs.folder import RunFolder
 from finefold.runs.provenance import provenance, text_hash
+from finefold.steps.boxes import Boxes, boxes_of, with_boxes
 from finefold.steps.choosing import Chosen, choose
 from finefold.steps.heads import Fitted, fit_heads
 from finefold.steps.history import write_histories
@@ -59,7 +61,7 @@ def train(
         recipe: a preset's name, a TOML file's path, or a recipe.
         overrides: `key.path=value`, on top of the recipe.
         out: the run's folder; it must not hold a finished run.
-        own: a network or whole model, a loss or an augmentation of your own, in place of the recipe's.
+        own: a network or whole model, a loss, an augmentation or boxes of your own, in place of the recipe's.
         track: `tensorboard`, `mlflow` or `wandb`: curves of the training, kept in the run's `track/`.
         on_event: called with every step, epoch and the scores at the end, see steps/tracking.py.
         progress: told of the stages.
@@ -74,16 +76,18 @@ def train(
     check_track(track)
     folder = RunFolder(Path(out))
     given = given_split(data, split, chosen, progress)
+    boxes = boxes_of(chosen, own.boxes)
     fingerprint = {
         "recipe": text_hash(dump_recipe(chosen)),
         "data": data.samples.hash,
         "split": given.hash if given else f"made with seed {chosen.seed}",
         **{f"own {what}": text_hash(name) for what, name in own.about.items()},
+        **({"boxes": boxes.source.hash} if boxes is not None and isinstance(boxes.source, BoxTable) else {}),
     }
     with folder.begun(fingerprint):
         with tracked(folder, track, chosen, on_event) as tell:
             tell({"kind": "begin", "run": str(folder.path), "recipe": chosen.model_dump(mode="json")})
-            made = _train_into(folder, data, given, chosen, own, tell, progress)
+            made = _train_into(folder, data, given, boxes, chosen, own, tell, progress)
         folder.finish({**provenance(), "seconds": round(time.perf_counter() - start, 2), **made})
     return open_run(folder.path, network=own.body)
 
@@ -92,16 +96,18 @@ def _train_into(
     folder: RunFolder,
     data: Data,
     given: Split | None,
+    boxes: Boxes | None,
     chosen: Recipe,
     own: Own,
     tell: OnEvent,
     progress: Progress,
 ) -> dict[str, Any]:
     """All of a run but its manifest, and what that keeps of how it was made."""
+    framed, misses = with_boxes(data.samples, boxes, progress)
     cache = prefix_cache(chosen, progress, own)
-    with progress.stage("features", len(data.samples), "images") as advance:
-        features = cache.compute(data.samples.ids, data.samples.paths, advance=advance)
-    samples = without_unreadable(data.samples, list(features.findings))
+    with progress.stage("features", len(framed), "images") as advance:
+        features = cache.compute(framed.ids, framed.paths, boxes=framed.boxes, advance=advance)
+    samples = without_unreadable(framed, list(features.findings))
     for finding in features.findings:
         progress.say(f"left out: {finding.ids[0]}: {finding.evidence['reason']}")
     folds = folds_of(given, samples, features.findings, chosen)
@@ -120,6 +126,8 @@ def _train_into(
         if chosen.is_probe_only:
             fitted = fit_heads(rows_ND, samples, folds, chosen, progress)
     write_inputs(folder, data, samples, folds, chosen, cache.backbone)
+    if boxes is not None and isinstance(boxes.source, BoxTable):
+        write_parquet(boxes.source.frame, folder.boxes)
     predictions, about = fitted.predictions, dict[str, Any]()
     if chosen.is_probe_only:
         write_folds(folder, fitted, samples, folds, cache.backbone)
@@ -132,7 +140,8 @@ def _train_into(
         tuned = tune(training, _start_heads(fitted, chosen, own, progress), progress, tell=tell)
         predictions, about = tuned.predictions, {**_about_plan(training.plan), **tuned.to_dict()}
         write_histories(folder, chosen, samples, num_folds=folds.num_folds)
-    scores = write_results(folder, predictions, samples, folds, chosen, features.findings, was_chosen=bool(measured))
+    findings = (*features.findings, *misses)
+    scores = write_results(folder, predictions, samples, folds, chosen, findings, was_chosen=bool(measured))
     tell({"kind": "end", "scores": scores})
     return {**_about_run(chosen, samples, folds, cache, features, fitted, about, own), **measured}
 
@@ -214,7 +223,14 @@ def backbone_of(recipe: Recipe) -> Backbone:
     """The recipe's backbone, with its weights."""
     model, image = recipe.model, recipe.image
     return find_backbone(
-        model.backbone, model.weights, size_px=image.size_px, crop_fraction=image.crop_fraction, fit=image.fit
+        model.backbone,
+        model.weights,
+        size_px=image.size_px,
+        crop_fraction=image.crop_fraction,
+        fit=image.fit,
+        centre=image.centre,
+        grey=image.grey,
+        clahe=image.clahe,
     )
 
 

@@ -125,7 +125,8 @@ class Training:
     def rows(self, cut: str) -> Rows:
         """What a tail from this cut on takes."""
         if cut == IMAGES:
-            return ImageRows(self.samples.paths, self.backbone.preprocessing, self._max_pixels)
+            samples = self.samples
+            return ImageRows(samples.paths, self.backbone.preprocessing, self._max_pixels, samples.boxes)
         cache = self.cache(cut)
         return CachedRows({view: cache.open(view) for view in views_needed(self.recipe)}, self.hashes)
 

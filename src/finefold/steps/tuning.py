@@ -354,7 +354,8 @@ def with_prefixes(training: Training, caches: Mapping[str, PrefixCache], progres
         told = f"prefix up to {cut}, {len(views)} views, {size:.1f} GB"
         progress.say(f"{told}: computed once for all folds")
         with progress.stage("prefix", len(samples), "images") as advance:
-            hashes = cache.fill(samples.ids, samples.paths, views=views, advance=advance).hashes
+            filled = cache.fill(samples.ids, samples.paths, boxes=samples.boxes, views=views, advance=advance)
+            hashes = filled.hashes
     return replace(training, hashes=hashes)
 
 

@@ -249,6 +249,28 @@ def test_every_exif_orientation_is_undone(form: str, orientation: int) -> None:
     np.testing.assert_array_equal(decode_image(data), expected)
 
 
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_the_header_tells_the_size_of_what_is_decoded(form: str, orientation: int) -> None:
+    """Height and width by the header alone are those of the upright pixels, in every format."""
+    options = {"exif": make_exif(orientation)[0 if form != "TIFF" else 6 :]} if form not in ("BMP", "GIF") else {}
+    stream = io.BytesIO()
+    Image.new("RGB", (30, 20), (200, 10, 60)).save(stream, form, **options)
+    data = stream.getvalue()
+    assert images.image_size(data) == decode_image(data).shape[:2]
+    assert sorted(images.image_size(data)) == [20, 30]
+
+
+def test_no_header_has_no_size() -> None:
+    """What is no image, or claims too much, is told in the words of decoding."""
+    with pytest.raises(ImageError, match="not an image"):
+        images.image_size(b"hello, this is text and nothing else at all")
+    stream = io.BytesIO()
+    Image.new("RGB", (30, 20)).save(stream, "PNG")
+    with pytest.raises(ImageError, match="exceeds the limit"):
+        images.image_size(stream.getvalue(), max_pixels=599)
+
+
 def test_png_orientation_after_the_pixels_or_in_a_text_chunk() -> None:
     """A PNG's EXIF counts when it follows the pixels, and when ImageMagick wrote it as text."""
     end = make_chunk(b"IEND", b"")

@@ -1,5 +1,6 @@
 """One object from image to input: geometry by construction, and a hash over all of it."""
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -142,3 +143,87 @@ def test_grey_and_its_three_equal_channels_give_the_same_input(fit):
         preprocessing = Preprocessing(size, size, crop_fraction=0.875, fit=fit)
         rgb_HWC = np.repeat(grey_HW[:, :, None], 3, axis=2)
         assert np.array_equal(preprocessing.apply(grey_HW), preprocessing.apply(rgb_HWC))
+
+
+def noise(height: int, width: int) -> Any:
+    return np.random.default_rng(1).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def test_a_centre_is_cut_first_in_the_images_own_pixels() -> None:
+    """The middle 40 x 60 goes on as an image of its own; rows that are odd leave the extra one below and right."""
+    image = noise(101, 99)
+    cut = replace(PLAIN, centre=(40, 60))
+    assert cut.frame(101, 99) == (19, 30, 79, 70)
+    np.testing.assert_array_equal(cut.apply(image), PLAIN.apply(image[30:70, 19:79]))
+
+
+@pytest.mark.parametrize("size", [(20, 200), (200, 20), (20, 30), (1, 1)])
+def test_a_smaller_image_keeps_what_it_has(size: tuple[int, int]) -> None:
+    """A side shorter than the centre's is kept whole."""
+    left, top, right, bottom = replace(PLAIN, centre=(40, 60)).frame(*size)
+    assert (bottom - top, right - left) == (min(size[0], 40), min(size[1], 60))
+
+
+def test_a_box_takes_the_place_of_the_centre() -> None:
+    """What is inside the box is preprocessed as an image of its own, whatever the centre."""
+    image = noise(100, 100)
+    for one in (PLAIN, replace(PLAIN, centre=(10, 10))):
+        np.testing.assert_array_equal(one.apply(image, (5, 10, 65, 50)), PLAIN.apply(image[10:50, 5:65]))
+
+
+def test_pixels_of_a_crop_need_the_image_at_its_own_size() -> None:
+    """A JPEG may be decoded smaller only where nothing is said in its own pixels."""
+    assert PLAIN.decode_px() == PLAIN.short_side_px
+    assert PLAIN.decode_px((0, 0, 1, 1)) is None
+    assert replace(PLAIN, centre=(40, 60)).decode_px() is None
+
+
+@pytest.mark.parametrize("clahe", [0.0, 2.0])
+def test_grey_takes_all_colour_away(clahe: float) -> None:
+    """The three channels are equal, and a grey image's are what they are without it."""
+    grey = replace(PLAIN, grey=True, clahe=clahe)
+    made = grey.apply(noise(64, 96))
+    assert (made == made[:, :, :1]).all()
+    plain_HW = noise(64, 96)[:, :, 0]
+    np.testing.assert_array_equal(grey.apply(plain_HW), replace(grey, grey=False).apply(plain_HW))
+
+
+def test_clahe_evens_out_contrast_and_keeps_colour() -> None:
+    """A flat, dark image spreads over more of the range; its hue stays, and a limit of 0 changes nothing."""
+    flat = (60 + gradient(160, 240) // 16).astype(np.uint8)
+    flat[:, :, 2] = 90
+    plain, even = PLAIN.apply(flat).astype(int), replace(PLAIN, clahe=4.0).apply(flat).astype(int)
+    assert np.ptp(even.sum(axis=2)) > 2 * np.ptp(plain.sum(axis=2))
+    assert np.abs((even[:, :, 2] - even[:, :, 0]) - (plain[:, :, 2] - plain[:, :, 0])).max() <= 3
+    np.testing.assert_array_equal(replace(PLAIN, clahe=0.0).apply(flat), PLAIN.apply(flat))
+
+
+@pytest.mark.parametrize("change", [{"centre": (40, 60)}, {"centre": (60, 40)}, {"grey": True}, {"clahe": 2.0}])
+def test_later_settings_change_hash_and_header_only_where_used(change: dict[str, Any]) -> None:
+    """A header of before has none of them; one that uses them says so and reads back the same."""
+    assert not {"centre", "grey", "clahe"} & set(PLAIN.to_dict())
+    used = replace(PLAIN, **change)
+    assert used.hash != PLAIN.hash
+    assert set(used.to_dict()) - set(PLAIN.to_dict()) == set(change)
+    through = json.loads(json.dumps(used.to_dict()))
+    assert Preprocessing.from_dict(through) == used
+    assert Preprocessing.from_dict(through).hash == used.hash
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"centre": (0, 10)}, "centre is (0, 10)"),
+        ({"centre": (10,)}, "centre is (10,)"),
+        ({"centre": (10.5, 10)}, "centre is (10.5, 10)"),
+        ({"clahe": -1.0}, "clahe is -1.0"),
+        ({"clahe": float("nan")}, "clahe is nan"),
+        ({"clahe": float("inf")}, "clahe is inf"),
+    ],
+)
+def test_impossible_later_settings_cannot_be_made(change: dict[str, Any], message: str) -> None:
+    """A centre without area and a clip limit below 0 are errors with what to choose."""
+    with pytest.raises(DataError) as caught:
+        replace(PLAIN, **change)
+    assert caught.value.message == message
+    assert caught.value.hint

@@ -7,7 +7,7 @@ from torch import nn
 
 from finefold.errors import WeightsError
 from finefold.nn.backbones import EMBEDDED_BACKBONE, Backbone, find_backbone
-from finefold.nn.weights import read_state, state_hash, write_weights
+from finefold.nn.weights import read_header, read_state, state_hash, write_weights
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +105,16 @@ def test_departures_change_the_preprocessing_and_nothing_else(resnet_file):
     assert (other.preprocessing.height_px, other.preprocessing.width_px) == (64, 64)
     assert (other.preprocessing.crop_fraction, other.preprocessing.fit) == (1.0, "squash")
     assert (other.preprocessing.mean, other.preprocessing.std) == (plain.preprocessing.mean, plain.preprocessing.std)
+
+
+def test_what_is_done_besides_goes_into_the_header_and_no_further(resnet_file):
+    """Centre, grey and CLAHE are read back from the backbone's file; one without them lies where it always lay."""
+    plain = find_backbone("torchvision:resnet18", str(resnet_file))
+    assert find_backbone("torchvision:resnet18", str(resnet_file), grey=False, clahe=0.0).file == plain.file
+    other = find_backbone("torchvision:resnet18", str(resnet_file), centre=(40, 60), grey=True, clahe=2.0)
+    assert (other.preprocessing.centre, other.preprocessing.grey, other.preprocessing.clahe) == ((40, 60), True, 2.0)
+    assert other.weights_hash == plain.weights_hash
+    assert not {"centre", "grey", "clahe"} & set(read_header(plain.file)["preprocessing"])
 
 
 @pytest.mark.parametrize(

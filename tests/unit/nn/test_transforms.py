@@ -4,7 +4,7 @@ import inspect
 import pickle
 import random
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import get_args
 
 import numpy as np
@@ -99,6 +99,29 @@ def test_none_is_a_view_of_what_evaluation_sees():
     augment = make_augment(AugmentRecipe(views=("plain", "hflip", "rot90")), SMALL, NAMES)
     seen = {augment(noise(), 0, np.random.default_rng(seed)).tobytes() for seed in range(40)}
     assert seen == {apply_view(SMALL.apply(noise()), view).tobytes() for view in ("plain", "hflip", "rot90")}
+
+
+@pytest.mark.parametrize("strength", [*PRESETS, "own", "own of the right size"])
+def test_training_never_shows_what_grey_takes_away(strength):
+    """Grey is applied after the augmentation, so that no noise or colour change brings colour back."""
+    preprocessing = replace(SMALL, grey=True, clahe=2.0)
+    if strength.startswith("own"):
+        size = 32 if "right" in strength else 40
+        augment = Augment.of(lambda _: noise(size, size), preprocessing)
+    else:
+        augment = make_augment(AugmentRecipe(preset=strength), preprocessing, NAMES)
+    for seed in range(8):
+        made = augment(noise(), 0, np.random.default_rng(seed))
+        assert made.shape == (32, 32, 3)
+        assert (made == made[:, :, :1]).all()
+
+
+def test_a_framed_image_is_not_framed_again():
+    """Both roles take an image as it was framed: a centre smaller than it changes nothing."""
+    cut = replace(SMALL, centre=(10, 10))
+    assert np.array_equal(Evaluate(cut)(noise()), Evaluate(SMALL)(noise()))
+    for own in (Augment.of(lambda image: image, cut), make_augment(AugmentRecipe(views=("plain",)), cut, NAMES)):
+        assert np.array_equal(own(noise(), 0, np.random.default_rng(0)), Evaluate(SMALL)(noise()))
 
 
 def test_chance_comes_from_rng_alone():

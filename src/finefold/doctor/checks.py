@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 from finefold.doctor.alignment import check_alignment
-from finefold.doctor.collapse import check_collapse
+from finefold.doctor.collapse import check_collapse, with_causes
 from finefold.doctor.diagnosis import Checked, Diagnosis
 from finefold.doctor.subject import Subject
 from finefold.errors import UsageError
@@ -44,8 +44,8 @@ def make_checks(
         only: names.
         told: the name of each check before it begins.
     """
-    done = []
+    done: list[Checked] = []
     for name, check in chosen_checks(only).items():
         told(name)
         done.append(check(subject))
-    return Diagnosis(tuple(done))
+    return Diagnosis(tuple(with_causes(done)))

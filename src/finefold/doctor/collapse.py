@@ -1,5 +1,8 @@
 """Does a model give every image the same class?"""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -8,6 +11,13 @@ from finefold.doctor.diagnosis import Checked
 from finefold.doctor.subject import Subject
 
 NAME = "collapse"
+KIND = "one-class-collapse"
+SHORT = {  # what explains a collapse, most telling first
+    "misaligned-labels": "labels are paired with the wrong images",
+    "input-statistics": "images are not scaled as the model expects",
+    "nothing-learned": "training does not get below the prior's entropy, as with a rate far too high",
+    "no-gradient": "no gradient reaches some of the parameters",
+}
 ONE_CLASS = 0.98  # share of predictions from which on a model is said to answer with one class
 MARGIN = 0.05  # by which that is more than the largest class's share among the labels
 
@@ -32,10 +42,24 @@ def check_collapse(subject: Subject) -> Checked:
 
 def _finding(name: str, numbers: dict[str, object], codes_N: NDArray[np.int64]) -> Finding:
     return Finding(
-        "one-class-collapse",
+        KIND,
         "error",
         (),
         {**numbers, "n": len(codes_N)},
         f"the model answers `{name}` to nearly every image",
         "look at the other findings first; then at the learning rate and at how images are scaled",
     )
+
+
+def with_causes(checks: Sequence[Checked]) -> list[Checked]:
+    """The checks, a collapse explained by what the others found."""
+    others = [finding for check in checks for finding in check.findings if finding.kind != KIND]
+    causes = [SHORT[finding.kind] for finding in others if finding.kind in SHORT and finding.severity == "error"]
+    if not causes:
+        return list(checks)
+    reason = f"; the likely cause: {', and '.join(dict.fromkeys(causes))}"
+
+    def explained(finding: Finding) -> Finding:
+        return replace(finding, cause=finding.cause + reason) if finding.kind == KIND else finding
+
+    return [replace(check, findings=tuple(map(explained, check.findings))) for check in checks]

@@ -16,6 +16,7 @@ COMPONENTS = 256
 STRENGTH = 1.0  # of the ridge, in mean variances of a feature; see the benchmark
 POWER = 0.5  # of features, as in recipes
 TINY = 1e-9
+MOST_HEAT = 1000.0
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,11 @@ class ClosedProbe:
         blocks = [self.components_NR[rows] for rows in self._rows_F]
         grams_FRR = [block.T @ block for block in blocks]
         whole_RR = np.sum(grams_FRR, axis=0)
+        spread_R = np.diag(whole_RR)[:-1]
+        scale_R = 1 / np.sqrt(spread_R + STRENGTH * mean_variance * self.num_rows)
+        self.white_RN = (
+            self.components_NR[:, :-1] * scale_R
+        ).T  # the sum of squares of its products: what ridge explains
         self._inverses_FRR = []
         for block, gram_RR in zip(blocks, grams_FRR, strict=True):
             ridge_R = np.full(len(whole_RR), STRENGTH * mean_variance * (self.num_rows - len(block)))
@@ -106,23 +112,24 @@ def belief_of(scores_NC: NDArray[np.float32], share_C: NDArray[np.floating], lab
 
 
 def _temperature(lift_NC: NDArray[np.float32], prior_C: NDArray[np.float32], labels_N: NDArray[np.int64]) -> float:
-    """The factor at which the labels are most probable; 0 where the scores say nothing of them."""
+    """The factor at which the labels are most probable, by Newton's method; 0 where the scores say nothing of them."""
     picked = float(lift_NC[np.arange(len(labels_N)), labels_N].sum())
-
-    def slope(heat: float) -> float:
+    heat, low, high = 4.0, 0.0, MOST_HEAT
+    if picked <= float((np.exp(prior_C) * lift_NC).sum()):
+        return 0.0
+    for _ in range(30):
         logits_NC = heat * lift_NC + prior_C
         probs_NC = np.exp(logits_NC - _log_sum(logits_NC)[:, None])
-        return picked - float((probs_NC * lift_NC).sum())
-
-    low, high = 0.0, 8.0
-    if slope(low) <= 0:
-        return 0.0
-    while slope(high) > 0 and high < 1000:
-        low, high = high, high * 2
-    for _ in range(14):
-        middle = (low + high) / 2
-        low, high = (middle, high) if slope(middle) > 0 else (low, middle)
-    return (low + high) / 2
+        mean_N = (probs_NC * lift_NC).sum(axis=1)
+        slope = picked - float(mean_N.sum())
+        bend = float((probs_NC * lift_NC**2).sum() - (mean_N**2).sum())
+        low, high = (heat, high) if slope > 0 else (low, heat)
+        step = heat + slope / max(bend, TINY)
+        after = step if low < step < high else (low + high) / 2
+        if abs(after - heat) < 1e-3 * heat:
+            return after
+        heat = after
+    return heat
 
 
 def _log_sum(logits_NC: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -105,7 +105,7 @@ def backwards(paths: Sequence[str], labels: Sequence[int]) -> Photos:
 
 
 def one_too_many(paths: Sequence[str], labels: Sequence[int]) -> Photos:
-    return Photos(paths[1:], labels)
+    return Photos(paths[1:], labels[:-1])
 
 
 def shard_moved(paths: Sequence[str], labels: Sequence[int]) -> Photos:

@@ -24,7 +24,7 @@ from finefold.doctor.trials import CLEAR, SURE, Court, Trial
 from finefold.doctor.warping import best_warp
 
 NAME = "alignment"
-NUM_CHANCE = 30  # random orders of the labels
+NUM_CHANCE = 20  # random orders of the labels
 ROUNDS = 6  # of parts that are re-paired one after the other
 WEAK = 0.1  # of the labels' entropy: with less known of the labels, nearly anything may be wrong
 LEAST_IMAGES = 40

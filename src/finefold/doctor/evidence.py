@@ -46,8 +46,8 @@ class ClosedProbe:
         self.components_NR, mean_variance = _components(features_ND)
         self.num_rows = len(folds_N)
         self._rows_F = [np.flatnonzero(folds_N == fold) for fold in np.unique(folds_N)]
-        blocks = [self.components_NR[rows] for rows in self._rows_F]
-        grams_FRR = [block.T @ block for block in blocks]
+        self._blocks_F = [np.ascontiguousarray(self.components_NR[rows]) for rows in self._rows_F]
+        grams_FRR = [block.T @ block for block in self._blocks_F]
         whole_RR = np.sum(grams_FRR, axis=0)
         spread_R = np.diag(whole_RR)[:-1]
         scale_R = 1 / np.sqrt(spread_R + STRENGTH * mean_variance * self.num_rows)
@@ -55,18 +55,19 @@ class ClosedProbe:
             self.components_NR[:, :-1] * scale_R
         ).T  # the sum of squares of its products: what ridge explains
         self._inverses_FRR = []
-        for block, gram_RR in zip(blocks, grams_FRR, strict=True):
+        for block, gram_RR in zip(self._blocks_F, grams_FRR, strict=True):
             ridge_R = np.full(len(whole_RR), STRENGTH * mean_variance * (self.num_rows - len(block)))
             ridge_R[-1] = 1e-6  # the intercept is free
             self._inverses_FRR.append(np.linalg.inv(whole_RR - gram_RR + np.diag(ridge_R)).astype(np.float32))
 
     def scores(self, targets_NC: NDArray[np.float32]) -> NDArray[np.float32]:
         """[N, C] regression of any targets, every row by the fit that did not see it."""
-        blocks = [self.components_NR[rows] for rows in self._rows_F]
-        products = [block.T @ targets_NC[rows] for block, rows in zip(blocks, self._rows_F, strict=True)]
+        products = [block.T @ targets_NC[rows] for block, rows in zip(self._blocks_F, self._rows_F, strict=True)]
         whole_RC = np.sum(products, axis=0)
         found_NC = np.empty_like(targets_NC)
-        for rows, block, product, inverse in zip(self._rows_F, blocks, products, self._inverses_FRR, strict=True):
+        for rows, block, product, inverse in zip(
+            self._rows_F, self._blocks_F, products, self._inverses_FRR, strict=True
+        ):
             found_NC[rows] = block @ (inverse @ (whole_RC - product))
         return found_NC
 

@@ -1,6 +1,6 @@
 """How many wrong pairings of images and labels the doctor sees and names, and how often it is wrong about right ones.
 
-    python benchmarks/alignment.py [--seeds 2] [--draws 20]
+    python benchmarks/alignment.py [--seeds 2] [--draws 20] [--shared FOLDER]
 
 Data: ELPV (the elpv-dataset package), ../shared/data/maskfaces and facemask_folders where they are there, drawn
 portraits of 120 people; false alarms on these and on `--draws` draws of 60 people. Images are listed in 20 shards of
@@ -187,6 +187,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=2, help="places of a part, per kind and size")
     parser.add_argument("--draws", type=int, default=20, help="draws of portraits, all labels right")
+    parser.add_argument("--shared", type=Path, default=SHARED, help="where maskfaces and facemask_folders lie")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="finefold-bench-") as name:
         work = Path(name)
@@ -194,8 +195,8 @@ def main() -> None:
         draw_portraits(work / "portraits", num_people=120, seed=20)
         folders = {
             "ELPV": elpv_folder(),
-            "maskfaces": SHARED / "maskfaces",
-            "facemask_folders": SHARED / "facemask_folders",
+            "maskfaces": arguments.shared / "maskfaces",
+            "facemask_folders": arguments.shared / "facemask_folders",
         }
         folders["portraits"] = work / "portraits"
         sets = [read_set(key, folder, work, cache) for key, folder in folders.items() if folder and folder.is_dir()]

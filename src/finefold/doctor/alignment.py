@@ -63,8 +63,19 @@ def check_alignment(subject: Subject) -> Checked:
         why = f"{len(kept)} images of {len(np.unique(labels_N))} classes are too few to judge pairings"
         return Checked(NAME, f"not done: {why}", is_done=False)
     verdict = judge(subject, kept)
+    subject.memory[NAME] = verdict
     findings = tuple(_findings(subject, verdict, kept))
     return Checked(NAME, _says(verdict), findings, numbers=_numbers(verdict))
+
+
+def repaired_labels(subject: Subject) -> NDArray[np.int64] | None:
+    """[N] what the labels should be, after `check_alignment`; -1 where there is none. None where nothing was found."""
+    verdict = subject.memory.get(NAME)
+    if not isinstance(verdict, Verdict) or verdict.best is None:
+        return None
+    labels_N = subject.labels_N.copy()
+    labels_N[subject.features.is_readable_N] = verdict.best.labels_N
+    return labels_N
 
 
 def judge(subject: Subject, kept: NDArray[np.int64]) -> Verdict:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 FOLDS = 5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Subject:
     """Rows of images with labels, and what belongs to them, where there is any.
 
@@ -52,6 +52,7 @@ class Subject:
         predict: [N] the class that the given model, or the run's fold models out of fold, gives to each row.
         run: its folder.
         notes: what was assumed, a sentence each.
+        memory: what a check found and another may ask for, by the check's name.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Subject:
     predict: Callable[[], NDArray[np.int64]] | None = field(default=None, repr=False)
     run: RunFolder | None = None
     notes: tuple[str, ...] = ()
+    memory: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def num_classes(self) -> int:

@@ -63,7 +63,7 @@ class Set:
     def subject(self, labels_N: Rows, rows: Rows | None = None, lists: Lists | None = None) -> Subject:
         """The set, or some rows of it, with other labels."""
         kept = np.arange(len(self)) if rows is None else rows
-        found = Features(self.features_ND[kept], np.ones(len(kept), bool), (), 0)
+        found = Features(self.features_ND[kept], np.ones(len(kept), bool), (), 0, ())
         paths = [self.paths[row] for row in kept]
         return Subject(
             name=self.name,

@@ -57,7 +57,7 @@ class Verdict:
 
 def check_alignment(subject: Subject) -> Checked:
     """Whether another pairing of images and labels explains them better than the one they have."""
-    kept = np.flatnonzero(subject.features.is_readable_N)
+    kept = _judged(subject)
     labels_N = subject.labels_N[kept]
     if len(kept) < LEAST_IMAGES or len(np.unique(labels_N)) < 2:
         why = f"{len(kept)} images of {len(np.unique(labels_N))} classes are too few to judge pairings"
@@ -74,8 +74,13 @@ def repaired_labels(subject: Subject) -> NDArray[np.int64] | None:
     if not isinstance(verdict, Verdict) or verdict.best is None:
         return None
     labels_N = subject.labels_N.copy()
-    labels_N[subject.features.is_readable_N] = verdict.best.labels_N
+    labels_N[_judged(subject)] = verdict.best.labels_N
     return labels_N
+
+
+def _judged(subject: Subject) -> NDArray[np.int64]:
+    """The rows that are readable and have a label."""
+    return np.flatnonzero(subject.features.is_readable_N & (subject.labels_N >= 0))
 
 
 def judge(subject: Subject, kept: NDArray[np.int64]) -> Verdict:
@@ -151,6 +156,8 @@ def _is_weak(court: Court) -> bool:
 def _longest_labels(subject: Subject) -> NDArray[np.int64] | None:
     """A list of the data set that begins with the labels as they are and goes on."""
     codes = {name: code for code, name in enumerate(subject.class_names)}
+    if (subject.labels_N < 0).any():
+        return None
     own = [subject.class_names[code] for code in subject.labels_N]
     for texts in (subject.lists.labels or {}).values():
         if len(texts) > len(own) and list(texts[: len(own)]) == own and set(texts) <= codes.keys():

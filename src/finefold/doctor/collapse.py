@@ -30,7 +30,8 @@ def check_collapse(subject: Subject) -> Checked:
     shares_K = np.bincount(codes_N, minlength=subject.num_classes) / len(codes_N)
     most = int(shares_K.argmax())
     name = subject.class_names[most] if most < subject.num_classes else f"output {most}"
-    largest = float(np.bincount(subject.labels_N).max() / len(subject.labels_N))
+    known_N = subject.labels_N[subject.labels_N >= 0]
+    largest = float(np.bincount(known_N).max() / len(known_N))
     numbers = {"class": name, "share": float(shares_K[most]), "largest_class": largest}
     says = (
         f"predictions for {len(codes_N)} images: {shares_K[most]:.1%} are `{name}`; the largest class has {largest:.1%}"

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from finefold.data.findings import Finding
 from finefold.data.images import content_hash, decode_image, natural_key
 from finefold.data.store import ContentStore
 from finefold.doctor.lists import Lists, find_lists, label_text
@@ -97,6 +96,7 @@ def read_rows(dataset: Any, cache: PrefixCache, *, advance: Advance = lambda _: 
         rows_ND = np.zeros((count, *cache.backbone.shape), DTYPE)
         thumbs: dict[int, NDArray[np.uint8]] = {}
         compared = set(places[:: max(1, len(places) // NUM_COMPARED)].tolist())
+        hashes: list[bytes] = []
         num_computed = 0
         cv2.setNumThreads(1)
         try:
@@ -109,8 +109,9 @@ def read_rows(dataset: Any, cache: PrefixCache, *, advance: Advance = lambda _: 
                         thumbs[place] = pixels_HWC
                     images.append(cache.backbone.preprocessing.apply(pixels_HWC))
                     texts.append(_text_of(label, place))
-                rows_ND[start : start + len(images)], computed = _features(np.stack(images), store, cache)
-                num_computed += computed
+                rows_ND[start : start + len(images)], seen = _features(np.stack(images), store, cache)
+                hashes += seen.hashes
+                num_computed += seen.num_computed
                 advance(len(images))
         finally:
             store.close()
@@ -120,8 +121,8 @@ def read_rows(dataset: Any, cache: PrefixCache, *, advance: Advance = lambda _: 
     lists = find_lists(dataset, count, texts)
     if lists.paths and not _are_of(lists.paths, thumbs):
         lists = Lists((), lists.every_path, lists.labels, lists.indices)
-    none: tuple[Finding, ...] = ()
-    return Rows(dataset, labels_N, names, Features(rows_ND, np.ones(count, bool), none, num_computed), lists, scale)
+    features = Features(rows_ND, np.ones(count, bool), (), num_computed, tuple(hashes))
+    return Rows(dataset, labels_N, names, features, lists, scale)
 
 
 def row_of(dataset: Any, place: int) -> Any:
@@ -172,17 +173,25 @@ def _text_of(label: Any, place: int) -> str:
     raise DataError(f"the label of dataset[{place}] is of type {type(label).__name__}", NEEDED)
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """What was made of some pictures: the hashes of their pixels, and how many were not cached."""
+
+    hashes: list[bytes]
+    num_computed: int
+
+
 def _features(
     images_BHWC: NDArray[np.uint8], store: ContentStore, cache: PrefixCache
-) -> tuple[NDArray[np.float16], int]:
-    """[B, D] of pictures in memory, from the cache where their pixels were seen before; how many were computed."""
+) -> tuple[NDArray[np.float16], _Seen]:
+    """[B, D] of pictures in memory, from the cache where their pixels were seen before."""
     hashes = [content_hash(b"pixels" + image.tobytes()) for image in images_BHWC]
     rows, is_found_B = store.read(hashes)
     lacking = np.flatnonzero(~is_found_B)
     if len(lacking):
         rows[lacking] = cache.engine()(images_BHWC[lacking]).astype(DTYPE)
         store.append([hashes[place] for place in lacking], rows[lacking])
-    return rows, len(lacking)
+    return rows, _Seen(hashes, len(lacking))
 
 
 def _are_of(paths: Sequence[str], thumbs: Mapping[int, NDArray[np.uint8]]) -> bool:

@@ -33,7 +33,7 @@ class Subject:
     Args:
         name: what a person calls it: a file, a run, a function.
         ids: [N] names of the rows.
-        labels_N: codes in [0, K) as the data give them to a model.
+        labels_N: codes in [0, K) as the data give them to a model; -1 where an attribute's value is missing.
         class_names: [K].
         recipe: whose backbone looks at the images.
         look: computes the features of all rows.

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache as once
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,9 +105,10 @@ def _of_samples(name: str, data: Data, recipe: Recipe, split: Split | None, prog
     cache, features = _looking(recipe, data.samples.ids, data.samples.paths, progress)
     found = features()
     samples = without_unreadable(data.samples, list(found.findings))
-    readable = Features(
-        found.rows_ND[found.is_readable_N], np.ones(len(samples), bool), found.findings, found.num_computed
-    )
+    is_readable_N = found.is_readable_N
+    hashes = tuple(compress(found.hashes, is_readable_N))
+    rows_ND, all_N = found.rows_ND[is_readable_N], np.ones(len(samples), bool)
+    readable = Features(rows_ND, all_N, found.findings, found.num_computed, hashes)
     test_ids, test_paths = _test_images(data)
     return Subject(
         name=name,

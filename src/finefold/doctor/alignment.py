@@ -8,7 +8,7 @@ Shapes: N rows.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -56,7 +56,17 @@ class Verdict:
 
 
 def check_alignment(subject: Subject) -> Checked:
-    """Whether another pairing of images and labels explains them better than the one they have."""
+    """Whether another pairing of images and labels explains them better than the one they have; of a pair, in both."""
+    own = _check(subject)
+    if subject.valid is None:
+        return own
+    other = _check(subject.valid)
+    found = [replace(one, cause=f"in {subject.valid.name}: {one.cause}") for one in other.findings]
+    says = f"{own.says}. {subject.valid.name}: {other.says}"
+    return Checked(NAME, says, (*own.findings, *found), own.is_done or other.is_done, own.numbers)
+
+
+def _check(subject: Subject) -> Checked:
     kept = _judged(subject)
     labels_N = subject.labels_N[kept]
     if len(kept) < LEAST_IMAGES or len(np.unique(labels_N)) < 2:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from finefold.data.samples import SampleTable
     from finefold.data.splits import Split, read_split, write_split
     from finefold.data.synthetic import draw_portraits
+    from finefold.doctor.diagnosis import Checked, Diagnosis
     from finefold.errors import FinefoldError
     from finefold.metrics.intervals import Score
     from finefold.nn.catalogue import build_model
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from finefold.steps.answers import Answers
     from finefold.steps.compare import Comparison, compare
     from finefold.steps.correct import Corrections, correct
+    from finefold.steps.diagnose import diagnose
     from finefold.steps.evaluate import evaluate
     from finefold.steps.init import init
     from finefold.steps.own import Own
@@ -43,10 +45,12 @@ _HOME = {
     "Answers": "steps.answers",
     "Attribute": "data.labels",
     "Bands": "data.labels",
+    "Checked": "doctor.diagnosis",
     "Comparison": "steps.compare",
     "Corrections": "steps.correct",
     "Cut": "nn.cutting",
     "Data": "steps.reading",
+    "Diagnosis": "doctor.diagnosis",
     "Finding": "data.findings",
     "FinefoldError": "errors",
     "Inspection": "nn.modules",
@@ -67,6 +71,7 @@ _HOME = {
     "compare": "steps.compare",
     "correct": "steps.correct",
     "cut": "nn.cutting",
+    "diagnose": "steps.diagnose",
     "draw_portraits": "data.synthetic",
     "evaluate": "steps.evaluate",
     "find_cuts": "nn.cutting",
@@ -89,10 +94,12 @@ __all__ = [
     "Answers",
     "Attribute",
     "Bands",
+    "Checked",
     "Comparison",
     "Corrections",
     "Cut",
     "Data",
+    "Diagnosis",
     "Finding",
     "FinefoldError",
     "Inspection",
@@ -113,6 +120,7 @@ __all__ = [
     "compare",
     "correct",
     "cut",
+    "diagnose",
     "draw_portraits",
     "evaluate",
     "find_cuts",

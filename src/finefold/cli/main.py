@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TextIO
 import typer
 
 import finefold
-from finefold.cli import answer_verbs, decide_verbs, pseudo_verbs, rates_verbs
+from finefold.cli import answer_verbs, decide_verbs, doctor_verbs, pseudo_verbs, rates_verbs
 from finefold.cli.options import AsJson, DataFile, Overrides, RecipeName, SplitFile
 from finefold.cli.recipe_verbs import recipe_app
 from finefold.cli.weights_verbs import weights_app
@@ -303,6 +303,7 @@ def _freeze(target: str, recipe: str, overrides: list[str], others: list[str], a
     show_plan.planned(made, as_json=as_json)
 
 
+app.command(epilog="Example: finefold doctor data.toml --only alignment")(doctor_verbs.doctor)
 app.add_typer(weights_app, name="weights")
 app.add_typer(recipe_app, name="recipe")
 

@@ -1,0 +1,88 @@
+"""`finefold doctor`."""
+
+from pathlib import Path
+from textwrap import wrap
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from finefold.cli.options import AsJson
+
+if TYPE_CHECKING:
+    from finefold.data.findings import Finding
+    from finefold.doctor.diagnosis import Checked
+    from finefold.steps.doctor import Examined
+
+SHOWN = 4  # ids of a finding
+INDENT = " " * 10
+
+
+def doctor(
+    target: Annotated[
+        str,
+        typer.Argument(
+            help="a data.toml, a run, or a function of yours that makes a data set",
+            metavar="DATA.toml|RUN|MODULE:FUNCTION",
+        ),
+    ],
+    only: Annotated[list[str] | None, typer.Option(help="make this check alone; repeat it", metavar="CHECK")] = None,
+    fix: Annotated[
+        Path | None,
+        typer.Option(help="write label patches that mend a wrong pairing, to look at", metavar="PATCHES.csv"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what is wrong before you train. Do labels belong to their images, and more. Exit 1 on an error."""
+    from finefold.cli.progress import progress
+
+    with progress() as told:
+        with told.stage("starting", 0, ""):
+            from finefold.steps.doctor import doctor as step
+        found = step(target, only=only or [], fix=fix, progress=told)
+    _show(found, as_json=as_json)
+    if not found.diagnosis.is_sound:
+        raise typer.Exit(1)
+
+
+def _show(found: "Examined", *, as_json: bool) -> None:
+    """What a person reads, or the findings as JSON."""
+    from finefold.cli.printing import print_json, say, warn
+
+    if as_json:
+        print_json(list(found.diagnosis.to_list()))
+        return
+    for check in found.diagnosis.checks:
+        say(*_check_lines(check))
+    for finding in found.diagnosis.findings:
+        say("", *_finding_lines(finding))
+    if not found.diagnosis.findings:
+        say("", "nothing found")
+    if found.fix is not None:
+        say("", f"wrote {found.num_patches:,} patches to {found.fix}: look at them, then name the file in data.toml:")
+        say(f'    [samples] patches = "{found.fix}"')
+    if any(not check.is_done for check in found.diagnosis.checks):
+        warn("some checks were not done: see above")
+
+
+def _check_lines(check: "Checked") -> list[str]:
+    mark = "not done" if not check.is_done else "found" if check.findings else "ok"
+    text = check.says.removeprefix("not done: ")
+    return _wrapped(f"{mark:<9} {check.name}: {text}")
+
+
+def _finding_lines(finding: "Finding") -> list[str]:
+    """A finding as a person reads it."""
+    lines = _wrapped(f"{finding.severity:<9} {finding.kind}: {finding.cause}")
+    lines += _wrapped(f"{'remedy':<9} {finding.remedy}")
+    if finding.ids:
+        more = f" and {len(finding.ids) - SHOWN:,} more" if len(finding.ids) > SHOWN else ""
+        lines += _wrapped(f"{'images':<9} {', '.join(finding.ids[:SHOWN])}{more}")
+    return lines
+
+
+def _wrapped(text: str) -> list[str]:
+    from finefold.cli.printing import console
+
+    return wrap(
+        text, max(60, console().width), subsequent_indent=INDENT, break_long_words=False, break_on_hyphens=False
+    )

@@ -1,0 +1,157 @@
+"""Other ways in which labels may belong to images.
+
+A pairing is [N] positions: row i's image belongs to label number `source[i]`, or to none (-1). The pairing that the
+data have is 0, 1, 2, ...
+
+Shapes: N rows, M labels.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finefold.data.images import is_hidden_or_system, list_images, natural_key
+from finefold.errors import DataError
+
+Ranks = NDArray[np.int64]
+Scope = Literal["all", "folder", "near", "misfit", "stretch"]
+LISTED = "the order of the rows"
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Which label belongs to which image.
+
+    Args:
+        name: in words, as it completes "re-pairing by ...".
+        source_N: position of each row's label; -1 for a row that would have none.
+        kind: a family: `shift`, `order`, `reversed`, `subset`.
+        scope: what was free when it was looked for: nothing (`all` rows), a `folder`, the stretch of a `near` shift,
+            a stretch that labels `misfit`, any `stretch`. The more was free, the clearer it must be.
+    """
+
+    name: str
+    source_N: NDArray[np.int64]
+    kind: str
+    scope: Scope = "all"
+
+    def labels(self, labels_M: NDArray[np.int64]) -> NDArray[np.int64]:
+        """[N] labels under this pairing; -1 where there is none."""
+        inside = (self.source_N >= 0) & (self.source_N < len(labels_M))
+        return np.where(inside, labels_M[np.where(inside, self.source_N, 0)], -1)
+
+
+def shifted(count: int, by: int, *, cyclic: bool) -> Pairing:
+    """Each row takes the label of the row `by` rows further on; cyclic, or with the end cut off."""
+    source_N = np.arange(count) + by
+    if cyclic:
+        return Pairing(f"a cyclic shift of the labels by {-by:+d} rows", source_N % count, "shift")
+    inside = (source_N >= 0) & (source_N < count)
+    return Pairing(f"a shift of the labels by {-by:+d} rows", np.where(inside, source_N, -1), "shift")
+
+
+def orders_of(paths: Sequence[str], *, on_disk: bool = True) -> Mapping[str, Ranks]:
+    """Orders in which a program may have listed these files: name -> [N] place of each.
+
+    Args:
+        paths: of the rows.
+        on_disk: look at their folders for the order in which the file system lists them.
+    """
+    keys: dict[str, list[tuple[str, ...]]] = {
+        "natural order": [natural_key(path) for path in paths],
+        "text order": [(path, "") for path in paths],
+        "text order without regard to case": [(path.lower(), path) for path in paths],
+        "order by extension": [(PurePath(path).suffix, path) for path in paths],
+        "text order of the file names": [(PurePath(path).name, path) for path in paths],
+        "natural order of the file names": [(*natural_key(PurePath(path).name), path) for path in paths],
+    }
+    orders = {name: _ranks(sorted(range(len(paths)), key=values.__getitem__)) for name, values in keys.items()}
+    if on_disk and (places := _places_on_disk(paths)) is not None:
+        orders["the file system's order"] = places
+    return orders
+
+
+def by_orders(orders: Mapping[str, Ranks], rows: NDArray[np.int64], count: int) -> Iterator[Pairing]:
+    """Labels that were listed in one order with images that were listed in another, for some rows among themselves.
+
+    Args:
+        orders: of all rows.
+        rows: ascending; the others keep their labels.
+        count: N.
+    """
+    ranks = {LISTED: np.arange(len(rows))} | {name: _ranks(np.argsort(places[rows])) for name, places in orders.items()}
+    seen = {np.arange(count).tobytes()}
+    last = len(rows) - 1
+    for images, of_images in ranks.items():
+        at_rank = _ranks(of_images)  # which row has that rank
+        for labels, of_labels in ranks.items():
+            for is_reversed in (False, True):
+                source_N = np.arange(count)
+                source_N[rows] = rows[at_rank[last - of_labels if is_reversed else of_labels]]
+                if source_N.tobytes() not in seen:
+                    seen.add(source_N.tobytes())
+                    yield Pairing(_order_name(images, labels, is_reversed), source_N, "order")
+
+
+def _order_name(images: str, labels: str, is_reversed: bool) -> str:
+    if labels == LISTED and images == LISTED:
+        return "reversing the labels"
+    backwards = ", backwards" if is_reversed else ""
+    if labels == LISTED:
+        return f"taking {images} for the images' and {LISTED} for the labels'{backwards}"
+    return f"{labels} of the files{backwards}" + ("" if images == LISTED else f" (images were listed in {images})")
+
+
+def folders_of(paths: Sequence[str]) -> Mapping[str, NDArray[np.int64]]:
+    """The rows of each folder, where there is more than one and some hold ten or more."""
+    parents = [str(PurePath(path).parent) for path in paths]
+    names, codes_N = np.unique(parents, return_inverse=True)
+    if len(names) < 2:
+        return {}
+    return {str(name): np.flatnonzero(codes_N == code) for code, name in enumerate(names)}
+
+
+def of_whole_folder(paths: Sequence[str], num_labels: int) -> Iterator[Pairing]:
+    """Labels of all images of the rows' common folder, in some order, against rows that are a part of them."""
+    try:
+        root = Path(os.path.commonpath([str(Path(path).parent) for path in paths]))
+        found = list_images(root).paths
+    except (DataError, ValueError, OSError):
+        return
+    if len(found) != num_labels or num_labels <= len(paths):
+        return
+    inside = [Path(path).relative_to(root).as_posix() for path in paths]
+    if not set(inside) <= set(found):
+        return
+    for name, places in orders_of(found, on_disk=False).items():
+        place_of = dict(zip(found, places.tolist(), strict=True))
+        source_N = np.array([place_of[path] for path in inside])
+        yield Pairing(f"{name} of all {num_labels} files in {root.name}/", source_N, "subset")
+
+
+def _ranks(order: Sequence[int] | NDArray[np.int64]) -> Ranks:
+    """The inverse of a permutation."""
+    ranks = np.empty(len(order), np.int64)
+    ranks[np.asarray(order, np.int64)] = np.arange(len(order))
+    return ranks
+
+
+def _places_on_disk(paths: Sequence[str]) -> Ranks | None:
+    """[N] place of each file as the file system lists its folder; None where some are not there."""
+    place: dict[str, int] = {}
+    for parent in dict.fromkeys(os.path.dirname(path) for path in paths):  # noqa: PTH120 - paths stay as they are said
+        try:
+            names = os.listdir(parent or ".")  # noqa: PTH208 - its order is what is asked for
+        except OSError:
+            return None
+        for name in names:
+            if not is_hidden_or_system(name):
+                place[os.path.join(parent, name)] = len(place)  # noqa: PTH118
+    if not set(paths) <= place.keys():
+        return None
+    return _ranks(sorted(range(len(paths)), key=lambda row: place[paths[row]]))

@@ -1,0 +1,96 @@
+"""The check of pairings as a whole."""
+
+import numpy as np
+import pytest
+
+from finefold.doctor.alignment import check_alignment, repaired_labels
+from finefold.doctor.lists import Lists
+from unit.doctor.planted import planted, subject_of
+
+NAMES = "abcd"
+
+
+def texts(labels_N) -> tuple[str, ...]:
+    return tuple(NAMES[label] for label in labels_N)
+
+
+@pytest.mark.parametrize("by", [1, -4, 170])
+def test_labels_that_moved_are_moved_back(by):
+    """Whatever the shift, the evidence holds current, best and pairing, and the repaired labels are the right ones."""
+    features_ND, labels_N = planted(400)
+    subject = subject_of(features_ND, np.roll(labels_N, by))
+    (found,) = check_alignment(subject).findings
+    assert (found.kind, found.severity, found.evidence["kind"]) == ("misaligned-labels", "error", "shift")
+    assert found.evidence["best"] > found.evidence["current"]
+    repaired_N = repaired_labels(subject)
+    assert (repaired_N == labels_N)[repaired_N >= 0].all() and (repaired_N >= 0).sum() >= 400 - abs(by)
+
+
+@pytest.mark.parametrize("noise", [0.5, 3.0])
+def test_right_labels_have_no_finding_and_a_stated_power(noise):
+    """No finding is an answer: what was compared, and what would have been seen."""
+    features_ND, labels_N = planted(400, noise=noise)
+    said = check_alignment(subject_of(features_ND, labels_N))
+    assert said.is_done and not said.findings
+    assert "wrongly paired images would be seen" in said.says and "in random order" in said.says
+
+
+def test_labels_that_say_nothing_are_a_warning_not_an_error():
+    """Little signal is not misalignment: shuffled labels, or images that do not show them, are one warning."""
+    features_ND, labels_N = planted(400)
+    said = check_alignment(subject_of(features_ND, np.random.default_rng(0).permutation(labels_N)))
+    assert [(one.kind, one.severity) for one in said.findings] == [("no-signal", "warning")]
+    assert "cannot be told" in said.says
+
+
+def test_the_data_sets_own_index_list_is_used():
+    """images[idx] with all labels: the positions kept in the object say which label belongs to which image."""
+    features_ND, labels_N = planted(500)
+    idx = np.random.default_rng(0).permutation(500)[:350]
+    lists = Lists(labels={"labels": texts(labels_N)}, indices={"idx": tuple(idx.tolist())})
+    subject = subject_of(features_ND[idx], labels_N[:350], lists=lists)
+    (found,) = check_alignment(subject).findings
+    assert found.evidence["pairing"] == "the positions in `idx`"
+    assert (repaired_labels(subject) == labels_N[idx]).all()
+
+
+def test_labels_of_a_part_with_images_of_the_whole():
+    """labels[idx] beside all images: the same list says it the other way round."""
+    features_ND, labels_N = planted(500)
+    idx = np.sort(np.random.default_rng(0).permutation(500)[:350])
+    lists = Lists(labels={"labels": texts(labels_N[idx])}, indices={"idx": tuple(idx.tolist())})
+    subject = subject_of(features_ND[:350], labels_N[idx], lists=lists)
+    (found,) = check_alignment(subject).findings
+    assert "`idx`" in found.evidence["pairing"]
+    repaired_N = repaired_labels(subject)
+    assert (repaired_N == labels_N[:350])[repaired_N >= 0].all()
+
+
+def test_the_longer_list_of_paths_is_used():
+    """A part of the paths beside all labels, where the object keeps all paths too."""
+    features_ND, labels_N = planted(400)
+    every = [f"{row}.png" for row in range(400)]
+    part = np.random.default_rng(1).permutation(400)[:300]
+    paths = [every[row] for row in part]
+    lists = Lists(tuple(paths), tuple(every), {"labels": texts(labels_N)}, {})
+    subject = subject_of(features_ND[part], labels_N[:300], paths=paths, lists=lists)
+    (found,) = check_alignment(subject).findings
+    assert found.evidence["pairing"] == "the place of each path in the whole list of paths"
+
+
+def test_too_little_is_not_judged():
+    """Few images, or one class, are told as a check that was not done."""
+    features_ND, labels_N = planted(400)
+    assert not check_alignment(subject_of(features_ND[:20], labels_N[:20])).is_done
+    assert not check_alignment(subject_of(features_ND, np.zeros(400, np.int64))).is_done
+
+
+def test_samples_without_a_label_are_left_out():
+    """A missing label is neither judged nor repaired."""
+    features_ND, labels_N = planted(400)
+    moved_N = np.roll(labels_N, 1)
+    moved_N[::50] = -1
+    subject = subject_of(features_ND, moved_N)
+    check_alignment(subject)
+    repaired_N = repaired_labels(subject)
+    assert repaired_N is not None and (repaired_N[::50] == -1).all()

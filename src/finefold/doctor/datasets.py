@@ -32,6 +32,7 @@ NEEDED = (
 NUM_LOOKED_AT = 32  # rows by which the numbers' scale is told
 NUM_COMPARED = 12  # rows whose picture is compared with the file of that name
 THUMB_PX = 12
+CLOSE = 0.02  # correlations that tell no two pictures apart
 
 Advance = Callable[[int], None]
 
@@ -196,16 +197,21 @@ def _features(
 
 def _are_of(paths: Sequence[str], thumbs: Mapping[int, NDArray[np.uint8]]) -> bool:
     """Whether the rows' pictures look like the files that a list names; True where no file is there to be read."""
-    agreements = []
+    shown, named = [], []
     for place, pixels_HWC in thumbs.items():
         try:
             with open(paths[place], "rb") as file:  # noqa: PTH123 - a str that may be no path
                 own = decode_image(file.read(), at_least_px=64)
         except (OSError, ImageError):
             continue
-        first, second = _thumb(pixels_HWC), _thumb(own)
-        agreements.append(max(_agreement(first, second), _agreement(first, second[:, ::-1])))
-    return not agreements or float(np.median(agreements)) > 0.5
+        shown.append(_thumb(pixels_HWC))
+        named.append(_thumb(own))
+    alike = np.array(
+        [[max(_agreement(one, other), _agreement(one, other[:, ::-1])) for other in named] for one in shown]
+    )
+    if len(alike) < 2:
+        return True
+    return float((np.diag(alike) >= alike.max(axis=1) - CLOSE).mean()) >= 0.5
 
 
 def _thumb(pixels_HWC: NDArray[np.uint8]) -> NDArray[np.float32]:

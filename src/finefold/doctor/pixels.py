@@ -88,10 +88,14 @@ def find_scale(images: Sequence[Any]) -> Scale:
         return Scale(std=(1.0, 1.0, 1.0), says="floats in 0..1, taken as they are")
     if low_C.min() >= 0 and 2 < high_C.max() <= 255:
         return Scale(says="floats in 0..255, taken as they are")
+    fitting = []
     for name, (mean, std) in KNOWN_SCALES.items():
-        least, most = low_C * std + mean, high_C * std + mean
-        if least.min() >= -SLACK and most.max() <= 1 + SLACK and most.max() - least.min() > 0.3:
-            return Scale(mean, std, f"normalised floats, undone with {name}")
+        least, most = float((low_C * std + mean).min()), float((high_C * std + mean).max())
+        if least >= -SLACK and most <= 1 + SLACK and most - least > 0.3:
+            fitting.append((most - least, name))
+    if fitting:  # the one that fills the range from black to white best
+        name = max(fitting)[1]
+        return Scale(*KNOWN_SCALES[name], f"normalised floats, undone with {name}")
     least, most = np.quantile(values_C, 0.005), np.quantile(values_C, 0.995)
     width = max(float(most - least), 1e-6)
     mean_of_all, std_of_all = -float(least) / width, 1 / width

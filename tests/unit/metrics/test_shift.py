@@ -71,6 +71,20 @@ def test_an_unchanged_set_is_not_shifted():
     assert np.abs(found.shares_K - found.before_K).max() < 0.03
 
 
+def test_the_order_of_rows_does_not_matter():
+    """Permuting the rows of either set changes neither an estimate nor an interval."""
+    probs_NK, _ = drawn(TEST, 200, 1)
+    ledger_LK, labels_L = drawn(TRAIN, 200, 0)
+    groups_L, rng = np.arange(200) // 4, np.random.default_rng(0)
+    rows_N, rows_L = rng.permutation(200), rng.permutation(200)
+    one = estimate_shares("x", "abc", probs_NK, ledger_LK, labels_L, groups_L, resamples=50)
+    other = estimate_shares(
+        "x", "abc", probs_NK[rows_N], ledger_LK[rows_L], labels_L[rows_L], groups_L[rows_L], resamples=50
+    )
+    for first, second in zip(one.em + one.bbse, other.em + other.bbse, strict=True):
+        assert (first.value, first.low, first.high) == pytest.approx((second.value, second.low, second.high), abs=1e-4)
+
+
 def test_groups_widen_intervals():
     """Where the set's images come in groups of ten alike, its intervals are wider than of single images."""
     probs_NK, _ = drawn(TEST, 60, 1)

@@ -27,12 +27,14 @@ if TYPE_CHECKING:
     from finefold.steps.answers import Answers
     from finefold.steps.compare import Comparison, compare
     from finefold.steps.correct import Corrections, correct
+    from finefold.steps.ensemble import Ensemble, make_ensemble
     from finefold.steps.evaluate import evaluate
     from finefold.steps.init import init
     from finefold.steps.own import Own
     from finefold.steps.predict import predict
     from finefold.steps.reading import Data, read_data
     from finefold.steps.run import Run, open_run
+    from finefold.steps.runs import Board, list_runs
     from finefold.steps.split import make_split
     from finefold.steps.train import train
 
@@ -42,10 +44,12 @@ _HOME = {
     "Answers": "steps.answers",
     "Attribute": "data.labels",
     "Bands": "data.labels",
+    "Board": "steps.runs",
     "Comparison": "steps.compare",
     "Corrections": "steps.correct",
     "Cut": "nn.cutting",
     "Data": "steps.reading",
+    "Ensemble": "steps.ensemble",
     "Finding": "data.findings",
     "FinefoldError": "errors",
     "Inspection": "nn.modules",
@@ -71,7 +75,9 @@ _HOME = {
     "find_stages": "nn.stages",
     "init": "steps.init",
     "inspect_model": "nn.modules",
+    "list_runs": "steps.runs",
     "load_recipe": "recipe.loader",
+    "make_ensemble": "steps.ensemble",
     "make_split": "steps.split",
     "match_weights": "nn.transplant",
     "open_run": "steps.run",
@@ -86,10 +92,12 @@ __all__ = [
     "Answers",
     "Attribute",
     "Bands",
+    "Board",
     "Comparison",
     "Corrections",
     "Cut",
     "Data",
+    "Ensemble",
     "Finding",
     "FinefoldError",
     "Inspection",
@@ -115,7 +123,9 @@ __all__ = [
     "find_stages",
     "init",
     "inspect_model",
+    "list_runs",
     "load_recipe",
+    "make_ensemble",
     "make_split",
     "match_weights",
     "open_run",

@@ -112,16 +112,17 @@ def nested_ensemble(
 
     Args:
         probs_MNK: members' ledgers, rows in the same order.
-        labels_N: [N] true class codes.
+        labels_N: [N] true class codes; a sample of unknown label, -1, is combined and fits nothing.
         folds_N: [N].
         by: the way.
         goal: what greedy selection raises.
     """
     combined_NK = np.empty(probs_MNK.shape[1:])
     for fold in np.unique(folds_N):
-        rows = folds_N != fold
+        is_in_N = folds_N == fold
+        rows = ~is_in_N & (labels_N >= 0)
         fitted = fit_combination(probs_MNK[:, rows], labels_N[rows], folds_N[rows], by=by, goal=goal)
-        combined_NK[~rows] = fitted.apply(probs_MNK[:, ~rows])
+        combined_NK[is_in_N] = fitted.apply(probs_MNK[:, is_in_N])
     return combined_NK
 
 

@@ -21,6 +21,7 @@ from finefold.metrics.paired import SCORES, draw
 from finefold.recipe.loader import load_recipe
 from finefold.recipe.training import AfterRecipe
 from finefold.runs.folder import read_json
+from finefold.steps.aligning import known_rows
 from finefold.steps.run import Run
 from finefold.steps.shares import Adaptation, Shares, adapt, read_shares
 
@@ -63,9 +64,9 @@ class Plan:
         return told if self.adaptation is None else {**told, "adaptation": self.adaptation.to_dict()}
 
     def _expected(self) -> dict[str, dict[str, Any]]:
-        ledger = self.run.ledger()
         if self.correction.is_nothing:
             return {}
+        ledger = known_rows(self.run.ledger())
         probs_LK = nested_correction(
             ledger.predictions.probs_NK,
             ledger.labels_N,
@@ -120,6 +121,7 @@ def fit_after(ledger: Ledger, after: AfterRecipe, shares_K: NDArray[np.float64],
         shares_K: class shares of what training saw.
         space: what the classes are.
     """
+    ledger = known_rows(ledger)
     return fit_correction(
         ledger.predictions.probs_NK,
         ledger.labels_N,

@@ -1,6 +1,9 @@
 """Ledgers of several runs side by side: only where rows, folds and labels are the same."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
 
 from finefold.data.predictions import Ledger
 from finefold.errors import RunError
@@ -12,6 +15,16 @@ def run_names(runs: Sequence[Run]) -> list[str]:
     folders = [run.folder.path for run in runs]
     short = [folder.resolve().name for folder in folders]
     return short if len(set(short)) == len(short) else [str(folder) for folder in folders]
+
+
+def known_rows(ledger: Ledger) -> Ledger:
+    """The samples whose whole label is known, which is what numbers are fitted on."""
+    rows = np.flatnonzero(ledger.labels_N >= 0)
+    if len(rows) == len(ledger.labels_N):
+        return ledger
+    ids = [ledger.predictions.ids[row] for row in rows]
+    groups = tuple(ledger.groups[row] for row in rows)
+    return Ledger(ledger.predictions.rows_for(ids), ledger.folds_N[rows], groups, ledger.labels_N[rows])
 
 
 def aligned_ledgers(runs: Sequence[Run], names: Sequence[str], *, verb: str) -> list[Ledger]:
@@ -35,7 +48,7 @@ def aligned_ledgers(runs: Sequence[Run], names: Sequence[str], *, verb: str) -> 
                 "train both on the same data.toml with the same split file (`finefold train --split FILE`)",
             )
     ids = first.predictions.ids
-    return [Ledger(one.predictions.rows_for(ids), first.folds_N, first.groups, first.labels_N) for one in ledgers]
+    return [replace(first, predictions=one.predictions.rows_for(ids)) for one in ledgers]
 
 
 def _what_differs(run: Run, ledger: Ledger, other_run: Run, other: Ledger) -> str | None:

@@ -25,6 +25,7 @@ from finefold.nn.streaming import Part, stream_probs
 from finefold.runs.folder import write_json
 from finefold.steps.after import ROWS_LOOKED_AT, changed_after, check_adapt_prior, plan_correction
 from finefold.steps.answers import Answers, Tally, answer_table, as_template_ids, check_replaceable, side_file
+from finefold.steps.members import combined
 from finefold.steps.pooling import Pooling, check_pooling, pool_answers
 from finefold.steps.progress import SILENT, Progress
 from finefold.steps.run import Run
@@ -228,6 +229,12 @@ def _write(parts: Iterator[FloatArray], tally: Tally, asked: _Questions, out: Pa
 def _stream(run: Run, root: Path, names: Sequence[str], start: int, progress: Progress) -> Iterator[Part]:
     """Probabilities of a folder's images, from the folds' models."""
     if start == len(names):
+        return
+    if run.is_ensemble:
+        with progress.stage("predicting", len(names) - start, "images") as advance:
+            members = run.members()
+            streams = [_stream(member, root, names, start, SILENT) for member in members]
+            yield from combined(run, members, streams, start, advance)
         return
     folds = [run.fold_weights(fold) for fold in range(run.num_folds)]
     model = FoldEnsemble.read(run.backbone, folds, run.space, views=run.recipe.predict.views)

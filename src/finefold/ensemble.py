@@ -24,7 +24,7 @@ Goal = Literal["macro_f1", "accuracy", "log_loss"]
 
 ROUNDS = 25  # of greedy selection: weights come in steps of a twenty-fifth
 BAGS = 10
-BAG_SHARE = 0.5  # of the members in a bag
+BAG_SHARE = 0.5  # of the rows in a bag
 STEPS = 200  # of the distribution that ranks are read off
 
 
@@ -129,11 +129,10 @@ def nested_ensemble(
 def greedy_weights(
     probs_MNK: FloatArray, labels_N: IntArray, *, goal: Goal = "macro_f1", rounds: int = ROUNDS, bags: int = BAGS
 ) -> FloatArray:
-    """Weights by forward selection with replacement, averaged over bags of members.
+    """Weights by forward selection with replacement, averaged over bags of rows.
 
-    In every bag, half of the members drawn at random: start with none, and round by round add the member, any of them
-    again, with which the mean of all added scores best; keep the rounds up to the best score. Few members are all in
-    every bag, and one bag is enough.
+    In every bag, half of the rows drawn at random: start with none, and round by round add the member, any of them
+    again, with which the mean of all added scores best; keep the rounds up to the best score.
 
     Args:
         probs_MNK: members' probabilities of rows they did not see.
@@ -146,18 +145,18 @@ def greedy_weights(
         [M] weights, none below 0, summing to 1.
 
     References:
-        Caruana, Niculescu-Mizil, Crew, Ksikes, Ensemble selection from libraries of models, ICML 2004. Starts
-        from nothing instead of the best few members: with few members that comes to the same.
+        Caruana, Niculescu-Mizil, Crew, Ksikes, Ensemble selection from libraries of models, ICML 2004. Bags
+        are of rows instead of members: of a handful of runs, bags without the best one would give its weight away.
     """
-    num_members = len(probs_MNK)
+    num_members, num_rows = probs_MNK.shape[:2]
     order = _canonical(probs_MNK, labels_N)
-    size = min(num_members, max(3, math.ceil(BAG_SHARE * num_members)))
+    rows_N = np.lexsort([*probs_MNK[order].sum(axis=0).T, *probs_MNK[order[0]].T, labels_N])
     rng = np.random.default_rng(0)
-    judge = _Judge(probs_MNK[order], labels_N, goal)
     counts_M = np.zeros(num_members)
-    for _ in range(bags if size < num_members else 1):
-        bag = np.sort(rng.choice(num_members, size, replace=False))
-        counts_M[order] += _select(judge, bag, num_members, rounds)
+    for _ in range(bags):
+        bag = rows_N[rng.permutation(num_rows)[: max(1, round(BAG_SHARE * num_rows))]]
+        judge = _Judge(probs_MNK[order][:, bag], labels_N[bag], goal)
+        counts_M[order] += _select(judge, num_members, rounds)
     return np.asarray(counts_M / counts_M.sum())
 
 
@@ -192,15 +191,15 @@ class _Judge:
         return float((2 * hits_K / np.maximum(self._support_K + predicted_K, 1))[present_K].mean())
 
 
-def _select(judge: _Judge, bag: IntArray, num_members: int, rounds: int) -> FloatArray:
-    """[M] how often each member of a bag was added, up to the round of the best score; they sum to 1."""
+def _select(judge: _Judge, num_members: int, rounds: int) -> FloatArray:
+    """[M] how often each member was added, up to the round of the best score; they sum to 1."""
     sum_Kn = np.zeros(judge.probs_MKn.shape[1:], np.float32)
     added: list[int] = []
     best, best_rounds = -math.inf, 0
     for number in range(1, rounds + 1):
-        scores = [judge.score(sum_Kn + judge.probs_MKn[member], number) for member in bag]
+        scores = [judge.score(sum_Kn + judge.probs_MKn[member], number) for member in range(num_members)]
         place = int(np.argmax(scores))
-        added.append(int(bag[place]))
+        added.append(place)
         sum_Kn += judge.probs_MKn[added[-1]]
         if scores[place] > best + 1e-12:
             best, best_rounds = scores[place], number

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from finefold.steps.init import init
     from finefold.steps.own import Own
     from finefold.steps.predict import predict
+    from finefold.steps.pseudo import PseudoLabelled, pseudo
     from finefold.steps.reading import Data, read_data
     from finefold.steps.run import Run, open_run
     from finefold.steps.runs import Board, list_runs
@@ -59,6 +60,7 @@ _HOME = {
     "Own": "steps.own",
     "Predictions": "data.predictions",
     "Preprocessing": "data.preprocessing",
+    "PseudoLabelled": "steps.pseudo",
     "Recipe": "recipe.schema",
     "Run": "steps.run",
     "SampleTable": "data.samples",
@@ -82,6 +84,7 @@ _HOME = {
     "match_weights": "nn.transplant",
     "open_run": "steps.run",
     "predict": "steps.predict",
+    "pseudo": "steps.pseudo",
     "read_data": "steps.reading",
     "read_split": "data.splits",
     "train": "steps.train",
@@ -107,6 +110,7 @@ __all__ = [
     "Own",
     "Predictions",
     "Preprocessing",
+    "PseudoLabelled",
     "Recipe",
     "Run",
     "SampleTable",
@@ -130,6 +134,7 @@ __all__ = [
     "match_weights",
     "open_run",
     "predict",
+    "pseudo",
     "read_data",
     "read_split",
     "train",

@@ -157,3 +157,19 @@ def test_a_tuned_run_draws_its_history(home, tmp_path, capsys):
     assert "pictures in it: classes.svg, confusion.svg, history.svg" in capsys.readouterr().out
     history = (tmp_path / "run" / "history.svg").read_text()
     assert all(name in history for name in ("fold 0", "fold 1", "phase 1", "phase 2", "macro F1, held out"))
+
+
+@pytest.mark.parametrize("heads", ["separate", "per_attribute"])
+def test_every_way_to_heads_has_rates(portraits, tmp_path, capsys, heads):
+    """With a model or a head per attribute both verbs work; of separate models the first attribute's is tested."""
+    init(portraits, out=tmp_path / "data.toml")
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    more = ("--set", f"model.heads={heads}", "--set", "train.batch_size=32")
+    if heads == "per_attribute":
+        more += ("--set", 'model.ordinal=["age"]')
+    assert main(asked("train", tmp_path, "--plot-lr", str(tmp_path / "rates.svg"), *more)) == 0
+    capsys.readouterr()
+    assert main(asked("lr-find", tmp_path, *more, "--json")) == 0
+    said = capsys.readouterr()
+    assert ("that of `mask` is tested" in said.err) == (heads == "separate")
+    assert len(json.loads(said.out)["rates"]) > 10

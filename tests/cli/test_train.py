@@ -147,6 +147,13 @@ def test_a_missing_split_is_told(data, capsys):
     assert "gone.csv" in mistake(arguments, capsys, code=1)
 
 
+def test_a_tracker_that_is_not_there_exits_2(data, capsys):
+    """A misspelt tracker is told before anything is read or written."""
+    arguments = [str(data), "--out", str(data.parent / "run"), "--track", "tensorbord"]
+    assert "did you mean `tensorboard`?" in mistake(arguments, capsys, code=2)
+    assert not (data.parent / "run").exists()
+
+
 def test_images_that_are_gone_are_told(shapes, tmp_path, capsys):
     """Where no image can be read, the error shows one and its reason, and no run is made."""
     import shutil

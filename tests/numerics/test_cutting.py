@@ -1152,3 +1152,24 @@ def test_an_output_in_a_dataclass_is_compared(images_BCHW):
     chain = find_cuts(GivesDataclass().eval(), example=images_BCHW)
     assert chain.reason is None or "Answer" not in chain.reason
     assert "no tensor is found" in str(find_cuts(GivesNothing().eval(), example=images_BCHW).reason)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224"])
+def test_a_chain_told_gives_the_same_parts(name):
+    """With what an earlier search opened, a model of the same kind is cut at the same places, into the same parts."""
+    model, again = build_model(name).eval(), build_model(name).eval()
+    again.load_state_dict(model.state_dict())
+    images_BCHW = torch.randn(1, *input_shape(model), generator=torch.Generator().manual_seed(0))
+    chain = find_cuts(model, example=images_BCHW)
+    point = chain.cuts[len(chain.cuts) // 2]
+    searched = cut(model, point.name, example=images_BCHW)
+    told = cut(again, point.name, example=images_BCHW, opened=sorted(chain.opened))
+    assert told.at == searched.at == point
+    with torch.no_grad():
+        assert torch.equal(told.tail(told.prefix(images_BCHW)), searched.tail(searched.prefix(images_BCHW)))
+
+
+def test_a_chain_told_of_another_model_is_an_error(images_BCHW):
+    """Where the cut is not there any more, the nearest are named, as without."""
+    with pytest.raises(ModelError, match="there is no cut `blocks"):
+        cut(Net().eval(), "blocks.3", example=images_BCHW, opened=["blocks"])

@@ -1,15 +1,19 @@
 """A network, a loss, an augmentation of one's own: folds, ledger, resume and prediction as with built-in ones."""
 
 import resource
+from contextlib import contextmanager
 
+import cv2
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import finefold as ff
 from finefold.errors import FinefoldError, TrainingError, UsageError, WeightsError
+from finefold.nn.devices import has_compiler
 
 RECIPE = """
 [split]
@@ -179,4 +183,162 @@ def test_a_full_disk_is_a_clear_error_and_the_run_goes_on(data, network, tmp_pat
     assert not (tmp_path / "full" / "manifest.json").exists()
     assert not [file for file in (tmp_path / "full" / "fold-0").iterdir() if file.name.startswith(".checkpoint")]
     gone_on = train(data, tmp_path, ff.Own(network, preprocessing, FillsTheDisk(int)), name="full")
-    assert np.array_equal(gone_on.ledger.predictions.probs_NK, whole.ledger.predictions.probs_NK)
+    assert np.array_equal(gone_on.ledger().predictions.probs_NK, whole.ledger().predictions.probs_NK)
+
+
+class Whole(Mine):
+    """The same with a last layer of its own."""
+
+    def __init__(self, num_classes: int = 2) -> None:
+        super().__init__()
+        self.top = nn.Linear(16, num_classes)
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        return self.top(super().forward(images_BCHW))
+
+
+@pytest.fixture
+def model() -> Whole:
+    torch.manual_seed(0)
+    return Whole()
+
+
+class Said:
+    """Keeps what a step says."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    @contextmanager
+    def stage(self, *_):
+        yield lambda _done: None
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+def recipe_of(home, *phases: str):
+    """RECIPE with other phases: trainable, until, lr."""
+    head, _, tail = RECIPE.partition("[[phase]]")
+    text = head + "".join(f"[[phase]]\n{phase}\n" for phase in phases) + tail[tail.index("[augment]") :]
+    (home / "recipe.toml").write_text(text, encoding="utf-8")
+    return str(home / "recipe.toml")
+
+
+BARELY = 'trainable = "all"\nuntil = "1 step"\nlr = 1e-12'
+
+
+def test_a_whole_model_starts_from_its_own_head(data, model, shapes, tmp_path):
+    """Without a probe and hardly trained, its folds answer what it answers itself; it is left as it was."""
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    preprocessing = ff.Preprocessing(SIZE_PX, SIZE_PX)
+    own = ff.Own(model=model, preprocessing=preprocessing)
+    run = ff.train(data, recipe=recipe_of(tmp_path, BARELY), out=tmp_path / "run", own=own)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert run.manifest["own"]["head"] == "top"
+    images = [
+        preprocessing.apply(cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)) for path in data.samples.paths
+    ]
+    frozen = run.backbone.build()
+    with torch.no_grad():
+        probs_NK = model.eval()(frozen.normalised(torch.from_numpy(np.stack(images)))).softmax(1).numpy()
+    assert np.allclose(run.ledger().predictions.rows_for(data.samples.ids).probs_NK, probs_NK, atol=1e-3)
+    again = ff.open_run(tmp_path / "run", model=model).predict(shapes)
+    assert np.array_equal(run.predict(shapes).predictions.probs_NK, again.predictions.probs_NK)
+
+
+@pytest.mark.parametrize("trainable", ['"all"', '["top", "body.*"]', '"head"'])
+def test_a_whole_model_is_trained_as_the_phases_say(data, model, tmp_path, trainable):
+    """Patterns are of its own names, its head's too; what is trained differs from the start, the head always."""
+    own = ff.Own(model=model, preprocessing=ff.Preprocessing(SIZE_PX, SIZE_PX))
+    phase = f'trainable = {trainable}\nuntil = "2 epochs"\nlr = 1e-2'
+    run = ff.train(data, recipe=recipe_of(tmp_path, phase), out=tmp_path / "run", own=own)
+    (planned,) = run.manifest["plan"]["phases"]
+    names = {name for group in planned["groups"] for name in group["names"]}
+    inside = {"all": 6, "head": 0}.get(trainable.strip('"'), 4)
+    assert len([name for name in names if name.startswith("network.")]) == inside
+    assert {name for name in names if name.startswith("head.")} == {"head.heads.joint.weight", "head.heads.joint.bias"}
+    state = load_file(run.folder.fold_weights(0))
+    assert not torch.equal(state["head.heads.joint.weight"], model.top.weight)
+
+
+def test_the_probe_may_fit_a_whole_models_head_anew(data, model, tmp_path):
+    """A probe phase replaces the last layer's weights, and says what to write to keep them."""
+    own = ff.Own(model=model, preprocessing=ff.Preprocessing(SIZE_PX, SIZE_PX))
+    probe = 'trainable = "head"\nuntil = "probe"'
+    said = Said()
+    run = ff.train(data, recipe=recipe_of(tmp_path, probe, BARELY), out=tmp_path / "run", own=own, progress=said)
+    assert "the probe fits `top` anew; without a probe phase training starts from your weights" in said.lines
+    assert not torch.allclose(load_file(run.folder.fold_weights(0))["head.heads.joint.weight"], model.top.weight)
+
+
+def test_a_whole_model_goes_on_after_an_error(data, model, tmp_path):
+    """A training that stopped in the middle ends bitwise as if it had not."""
+    calls = 0
+
+    def stumbling(logits_BC: Tensor, targets_BC: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return F.cross_entropy(logits_BC, targets_BC) * (float("nan") if calls == 5 else 1)
+
+    own = ff.Own(model=model, preprocessing=ff.Preprocessing(SIZE_PX, SIZE_PX), loss=stumbling)
+    recipe = recipe_of(tmp_path, 'trainable = "all"\nuntil = "2 epochs"\nlr = 1e-2')
+    with pytest.raises(TrainingError):
+        ff.train(data, recipe=recipe, out=tmp_path / "run", own=own)
+    broken = ff.train(data, recipe=recipe, out=tmp_path / "run", own=own)
+    whole = ff.train(data, recipe=recipe, out=tmp_path / "whole", own=own)
+    assert np.array_equal(broken.ledger().predictions.probs_NK, whole.ledger().predictions.probs_NK)
+
+
+def test_a_whole_model_answers_for_the_data_s_classes(data, network, model, tmp_path):
+    """Another number of outputs, heads of another kind, and both a network and a model are told before any work."""
+    preprocessing = ff.Preprocessing(SIZE_PX, SIZE_PX)
+    with pytest.raises(UsageError, match="gives 3 outputs, and the data has 2 classes: disc, square") as told:
+        ff.train(data, out=tmp_path / "run", own=ff.Own(model=Whole(3), preprocessing=preprocessing))
+    assert "make its last layer `top` nn.Linear(16, 2)" in str(told.value.hint)
+    own = ff.Own(model=model, preprocessing=preprocessing)
+    with pytest.raises(UsageError, match="has one head"):
+        ff.train(data, out=tmp_path / "run", overrides=["model.heads=per_attribute"], own=own)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(UsageError, match="both a network"):
+        ff.Own(network=network, model=model, preprocessing=preprocessing)
+
+
+def test_a_run_of_a_network_opens_with_no_model(data, network, model, tmp_path):
+    """Only a run of a whole model knows where its head was."""
+    train(data, tmp_path, ff.Own(network=network, preprocessing=ff.Preprocessing(SIZE_PX, SIZE_PX)))
+    with pytest.raises(UsageError, match="was not trained from a whole model"):
+        ff.open_run(tmp_path / "run", model=model)
+
+
+def test_without_a_compiler_steps_are_not_compiled(data, network, tmp_path, monkeypatch):
+    """train.compile where there is no C++ compiler: said once, and trained as without it."""
+    own = ff.Own(network=network, preprocessing=ff.Preprocessing(SIZE_PX, SIZE_PX))
+    plain = train(data, tmp_path, own, "all")
+    monkeypatch.setattr("finefold.nn.devices.shutil.which", lambda _: None)
+    said = Said()
+    recipe, asked = str(tmp_path / "recipe.toml"), ["train.compile=true"]
+    run = ff.train(data, recipe=recipe, overrides=asked, out=tmp_path / "asked", own=own, progress=said)
+    assert sum(line.startswith("train.compile: there is no C++ compiler here") for line in said.lines) == 1
+    assert np.array_equal(run.ledger().predictions.probs_NK, plain.ledger().predictions.probs_NK)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has_compiler(), reason="there is no C++ compiler here")
+def test_compiled_training_goes_on_bitwise(data, network, tmp_path):
+    """Compiled steps, stopped in the middle and gone on with, end bitwise as if they had not stopped."""
+    calls = 0
+
+    def stumbling(logits_BC: Tensor, targets_BC: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return F.cross_entropy(logits_BC, targets_BC) * (float("nan") if calls == 5 else 1)
+
+    own = ff.Own(network, ff.Preprocessing(SIZE_PX, SIZE_PX), stumbling)
+    (tmp_path / "recipe.toml").write_text(RECIPE.format(trainable="all"), encoding="utf-8")
+    recipe, asked = str(tmp_path / "recipe.toml"), ["train.compile=true"]
+    with pytest.raises(TrainingError):
+        ff.train(data, recipe=recipe, overrides=asked, out=tmp_path / "run", own=own)
+    broken = ff.train(data, recipe=recipe, overrides=asked, out=tmp_path / "run", own=own)
+    whole = ff.train(data, recipe=recipe, overrides=asked, out=tmp_path / "whole", own=own)
+    assert np.array_equal(broken.ledger().predictions.probs_NK, whole.ledger().predictions.probs_NK)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -76,10 +77,51 @@ def assert_equal_runs(one: Path, other: Path) -> None:
     assert pl.read_parquet(one / "oof.parquet").equals(pl.read_parquet(other / "oof.parquet"))
 
 
-def test_two_runs_are_equal(run, data, tmp_path):
-    """The same data, recipe and machine give the same weights and predictions, bit for bit."""
-    again = ff.train(data, recipe=str(recipe_file(tmp_path)), out=tmp_path / "run")
+class Said:
+    """Keeps what a step says."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    @contextmanager
+    def stage(self, *_):
+        yield lambda _done: None
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+def test_two_runs_are_equal(run, data, tmp_path, monkeypatch):
+    """The same data, recipe and machine give the same weights and predictions, bit for bit, measured before or not."""
+    monkeypatch.setattr("finefold.steps.expecting.SHORT_ROWS", 0)
+    monkeypatch.setattr("finefold.steps.expecting.SECONDS", 0.1)
+    said, events = Said(), []
+    recipe = str(recipe_file(tmp_path))
+    again = ff.train(data, recipe=recipe, out=tmp_path / "run", progress=said, on_event=events.append)
     assert_equal_runs(run.folder.path, again.folder.path)
+    assert_a_forecast_was_said(said.lines, again)
+    assert_events_are_the_log(events, again)
+    assert "expected" not in run.manifest
+
+
+def assert_a_forecast_was_said(lines: list[str], run: ff.Run) -> None:
+    """Before the first step, and it is kept beside what training took."""
+    (line,) = [line for line in lines if line.startswith("expected: ")]
+    assert "training " in line
+    assert lines.index(line) < next(number for number, one in enumerate(lines) if one.startswith("training 2 folds"))
+    assert run.manifest["expected"]["training"] > 0
+    assert run.manifest["took"]["training"] > 0
+
+
+def assert_events_are_the_log(events: list[dict], run: ff.Run) -> None:
+    """`on_event` was told the run, each fold's steps and epochs in the log's order, and the scores."""
+    assert (events[0]["kind"], events[-1]["kind"]) == ("begin", "end")
+    assert events[0]["run"] == str(run.folder.path)
+    assert events[-1]["scores"]["accuracy"] == run.scores()["accuracy"]
+    for fold in range(2):
+        told = [(event["step"], "loss" in event and "norm" in event) for event in events if event.get("fold") == fold]
+        lines = [json.loads(text) for text in run.folder.fold_log(fold).read_text().splitlines()]
+        assert told == [(line["step"], "norm" in line) for line in lines]
 
 
 def test_only_what_the_plan_names_changes(run):
@@ -154,6 +196,22 @@ def test_the_log_has_every_step_once(run):
         steps = [line["step"] for line in lines if "loss" in line]
         assert steps == list(range(1, len(steps) + 1))
         assert sum("macro_f1" in line for line in lines) == 3
+
+
+def test_measuring_calls_no_loss_of_ones_own(data, tmp_path, monkeypatch):
+    """A loss of one's own, which may count, is called for the steps of training alone; the rest is measured."""
+    monkeypatch.setattr("finefold.steps.expecting.SHORT_ROWS", 0)
+    monkeypatch.setattr("finefold.steps.expecting.SECONDS", 0.02)
+    calls = []
+
+    def loss(logits_BC, targets_BC):
+        calls.append(len(logits_BC))
+        return -(targets_BC * logits_BC.log_softmax(1)).sum(1).mean()
+
+    recipe = recipe_file(tmp_path, **{'"last:1"': '"head"', "3 epochs": "2 steps"})
+    run = ff.train(data, recipe=str(recipe), out=tmp_path / "run", own=ff.Own(loss=loss))
+    assert "expected" in run.manifest
+    assert calls == [8, 8, 8, 8]  # two steps of two folds
 
 
 PROGRAM = """

@@ -84,6 +84,36 @@ def test_intervals_equal_a_plain_bootstrap():
         assert (summary[name]["low"], summary[name]["high"]) == pytest.approx((low, high))
 
 
+def test_scores_beside_gaps_are_scikit_learns_on_the_known_rows():
+    """With values missing, every attribute's scores and the joint ones are scikit-learn's on the rows they know."""
+    rng = np.random.default_rng(5)
+    labels = rng.integers(0, 6, 300)
+    probs = rng.dirichlet(np.ones(6), 300) * 0.6 + 0.4 * np.eye(6)[labels]
+    of = {"first": np.arange(6) // 3, "second": np.arange(6) % 3}
+    codes = np.stack([codes_K[labels] for codes_K in of.values()], axis=1)
+    codes[rng.random(codes.shape) < 0.3] = -1
+    known = (codes >= 0).all(axis=1)
+    attributes = {"first": (["x", "y"], of["first"]), "second": (["p", "q", "r"], of["second"])}
+    summary = summarise(
+        probs_NK=probs, labels_N=np.where(known, labels, -1), folds_N=np.zeros(300, int), groups_N=np.arange(300),
+        class_names=list("abcdef"), attributes=attributes, codes_NA=codes, resamples=100,
+    )  # fmt: skip
+    truths = {"joint": (summary, labels[known], probs[known].argmax(axis=1))}
+    for place, (name, codes_K) in enumerate(of.items()):
+        rows = codes[:, place] >= 0
+        found = (probs @ np.eye(codes_K.max() + 1)[codes_K]).argmax(axis=1)
+        truths[name] = (summary["attributes"][name], codes[rows, place], found[rows])
+    for scores, true, predicted in truths.values():
+        assert scores["accuracy"]["n"] == len(true)
+        assert scores["accuracy"]["value"] == pytest.approx(metrics.accuracy_score(true, predicted))
+        assert scores["balanced_accuracy"]["value"] == pytest.approx(metrics.balanced_accuracy_score(true, predicted))
+        for average in ("macro", "weighted"):
+            expected = metrics.f1_score(true, predicted, average=average)
+            assert scores[f"{average}_f1"]["value"] == pytest.approx(expected)
+        assert scores["confusion"] == metrics.confusion_matrix(true, predicted).tolist()
+    assert summary["log_loss"]["value"] == pytest.approx(metrics.log_loss(labels[known], probs[known], labels=range(6)))
+
+
 @pytest.mark.parametrize("num_levels", [2, 50])
 def test_curves_and_areas_are_scikit_learns(num_levels):
     """ROC and precision-recall curves and their areas equal scikit-learn's, ties included."""

@@ -148,3 +148,45 @@ def test_blocks_of_rows_do_not_matter(problem, monkeypatch):
     found = fit(problem)
     monkeypatch.setattr(probe, "ROWS_AT_ONCE", 37)
     assert np.allclose(fit(problem).probs_NC, found.probs_NC, atol=2e-3)
+
+
+def test_rows_of_unknown_class_train_and_score_nothing(problem):
+    """With classes missing, heads are scikit-learn's of the known rows, losses too, and all rows are predicted."""
+    features_ND, labels_N, folds_N = problem
+    known_N = np.where(np.random.default_rng(1).random(N) < 0.3, -1, labels_N)
+    found = fit_probe(features_ND, known_N, known_N, folds_N, num_classes=C, strengths=(30.0,))
+    expected_NC = sklearn_probs(features_ND, known_N, folds_N, inverse_strength=1 / 30)
+    assert np.abs(found.probs_NC - expected_NC).max() < 5e-3
+    rows = known_N >= 0
+    losses_N = -np.log(expected_NC[rows, known_N[rows]])
+    expected_F = [losses_N[folds_N[rows] == fold].mean() for fold in range(F)]
+    assert np.allclose(found.losses_FS[:, 0], expected_F, atol=5e-3)
+
+
+def test_extra_rows_are_scikit_learns_sample_weights(problem, monkeypatch):
+    """A fold's extra rows with hard labels and a weight train as scikit-learn's rows of that sample weight do."""
+    from finefold.metrics.pseudo import FoldLabels
+    from finefold.nn.probe import Extra
+
+    features_ND, labels_N, folds_N = problem
+    monkeypatch.setattr(probe, "FINE", 1e-10)
+    rng = np.random.default_rng(7)
+    extra_UD = features_ND[rng.integers(0, N, 40)] + 0.1 * rng.normal(size=(40, features_ND.shape[1]))
+    extra_UD = extra_UD.astype(np.float32)
+    labels = [
+        FoldLabels(fold, rng.permutation(40)[: 10 + fold], np.eye(C)[rng.integers(0, C, 10 + fold)], 0.5)
+        for fold in range(F)
+    ]
+    found = fit_probe(
+        features_ND, labels_N, labels_N, folds_N, num_classes=C, strengths=[30.0],
+        extra=Extra(extra_UD, tuple(labels)),
+    )  # fmt: skip
+    for fold, one in enumerate(labels):
+        is_trained_N = folds_N != fold
+        scaler = StandardScaler().fit(features_ND[is_trained_N])
+        rows = np.concatenate([features_ND[is_trained_N], extra_UD[one.rows_M]])
+        truths = np.concatenate([labels_N[is_trained_N], one.targets_MC.argmax(axis=1)])
+        weights = np.concatenate([np.ones(is_trained_N.sum()), np.full(len(one), one.weight)])
+        model = LogisticRegression(C=1 / 30, tol=1e-8, max_iter=5000).fit(scaler.transform(rows), truths, weights)
+        expected = model.predict_proba(scaler.transform(features_ND[~is_trained_N]))
+        assert np.abs(expected - found.probs_NC[~is_trained_N]).max() < 1e-3

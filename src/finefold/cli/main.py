@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TextIO
 import typer
 
 import finefold
-from finefold.cli import answer_verbs, decide_verbs, rates_verbs
+from finefold.cli import answer_verbs, decide_verbs, pseudo_verbs, rates_verbs
 from finefold.cli.options import AsJson, DataFile, Overrides, RecipeName, SplitFile
 from finefold.cli.recipe_verbs import recipe_app
 from finefold.cli.weights_verbs import weights_app
@@ -185,6 +185,9 @@ def train(
     plot_lr: Annotated[
         Path | None, typer.Option(help="draw the learning rates there and train nothing", metavar="FILE.svg")
     ] = None,
+    track: Annotated[
+        list[str] | None, typer.Option(help="keep curves: tensorboard, mlflow or wandb; repeat it", metavar="NAME")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train every fold and write a run. It holds weights, out-of-fold ledger, scores and pictures."""
@@ -204,7 +207,7 @@ def train(
         with told.stage("starting", 0, ""):
             from finefold.steps.reading import read_data
             from finefold.steps.train import train as step
-        made = step(read_data(data), split, recipe=chosen, out=out, progress=told)
+        made = step(read_data(data), split, recipe=chosen, out=out, track=track or [], progress=told)
     show.trained(made, as_json=as_json)
 
 
@@ -224,6 +227,9 @@ app.command(epilog="Example: finefold ensemble runs/first runs/second --by greed
     decide_verbs.ensemble
 )
 app.command(epilog="Example: finefold runs runs --by accuracy")(decide_verbs.runs)
+
+
+app.command(epilog="Example: finefold pseudo runs/first --out runs/second --set pseudo.weight=0.5")(pseudo_verbs.pseudo)
 
 
 app.command(epilog="Example: finefold predict runs/first --out submission.csv")(answer_verbs.predict)

@@ -46,6 +46,7 @@ def initialised(found: "Initialised", *, as_json: bool) -> None:
                 "groups": len(set(samples.groups)),
                 "classes": counts,
                 "attributes": _attribute_counts(found),
+                "missing": samples.num_missing(),
                 "skipped": dict(found.skipped),
                 "findings": [finding.to_dict() for finding in found.findings],
                 "notes": list(found.notes),
@@ -60,12 +61,18 @@ def initialised(found: "Initialised", *, as_json: bool) -> None:
         say("  skipped: " + ", ".join(f"{count} {reason}" for reason, count in found.skipped.items()))
     for name, counts in _attribute_counts(found).items():
         table(f"attribute {name}", ("class", "samples", "share"), _count_rows(counts))
+    _tell_missing(samples.num_missing())
     if len(space.attributes) > 1:
         counts = dict(zip(space.class_names, samples.counts_K().tolist(), strict=True))
         table(f"joint label ({' x '.join(space.names)})", ("class", "samples", "share"), _count_rows(counts))
     for finding in found.findings:
         warn(f"{finding.ids[0]}: {finding.evidence['reason']}; it will be left out")
     say(f"wrote {found.data.file}", "", f"next: finefold split {found.data.file} --folds 5")
+
+
+def _tell_missing(missing: dict[str, int]) -> None:
+    for name, count in missing.items():
+        say(f"{count:,} samples have no `{name}`: they count for the attributes they have, and not for the joint label")
 
 
 def _attribute_counts(found: "Initialised") -> dict[str, dict[str, int]]:
@@ -83,7 +90,7 @@ def _count_rows(counts: dict[str, int]) -> list[tuple[str, str, str]]:
 
 def split(made: "SplitMade", *, as_json: bool) -> None:
     """After `finefold split`."""
-    balance, names = made.balance, made.samples.space.class_names
+    balance, names = made.balance, made.names
     if as_json:
         print_json(
             {
@@ -118,6 +125,7 @@ def score_table(found: dict[str, Any]) -> None:
     """The scores over everything, and whether the held-out samples had a say besides."""
     title = f"out-of-fold scores, {found['n']:,} samples in {found['num_groups']:,} groups, 95 % intervals"
     table(title, ("score", "value"), [(label, interval_of(found[key])) for key, label in AVERAGES.items()])
+    _tell_missing(found["missing"])
     for reason in found["selection"]:
         say(f"these scores flatter a little: {reason}")
     if found["selection"]:
@@ -145,7 +153,8 @@ def trained(run: "Run", *, as_json: bool) -> None:
     """After `finefold train`."""
     found = run.scores()
     if as_json:
-        print_json({"run": str(run.folder.path), "seconds": run.manifest["seconds"], "scores": found})
+        told = {key: run.manifest[key] for key in ("seconds", "expected", "took") if key in run.manifest}
+        print_json({"run": str(run.folder.path), **told, "scores": found})
         return
     score_table(found)
     engine = run.manifest["engine"]

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from finefold.errors import DataError
 
-RESERVED = frozenset({"id", "path", "group", "source", "label", "train_label", "fold"})
+RESERVED = frozenset({"id", "path", "group", "source", "label", "train_label", "train_codes", "fold"})
 MAX_CLASSES = 100_000  # joint classes; more are a mistake, and their names alone would fill the memory
 
 
@@ -69,6 +69,7 @@ class Attribute:
         bands: ranges of the raw number, instead of patterns.
         train_bands: ranges that training sees instead; evaluation always uses `bands`.
         train_drop: [low, high) ranges of the raw number left out of training only.
+        missing: raw values that say nothing; the empty text stands for an empty cell too.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Attribute:
     bands: Bands | None = None
     train_bands: Bands | None = None
     train_drop: tuple[tuple[float, float], ...] = ()
+    missing: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         where = f"[attributes.{self.name}]"
@@ -105,6 +107,12 @@ class Attribute:
                     f"{where}: train_drop [{low:g}, {high:g}] holds no number",
                     "write the lower bound first; the upper one is exclusive: [[57, 60]]",
                 )
+        meant = {name for names in self.patterns for name in names} | set(self.classes)
+        if clash := [text for text in self.missing if text in meant]:
+            raise DataError(
+                f"{where}: `{clash[0]}` is declared missing, and is a class or a value of one",
+                "leave it out of `missing`, or out of `classes`",
+            )
 
     def class_of(self, raw: str) -> int | None:
         """The code a raw value means, or None where no class claims it.
@@ -151,7 +159,7 @@ class LabelSpace:
         names = Counter(self.class_names)
         if twice := [name for name, count in names.items() if count > 1]:
             raise DataError(f"two joint classes are called `{twice[0]}`", "leave `/` out of the names of classes")
-        if clash := sorted({"id", "fold", "group", "label"} & set(names)):
+        if clash := sorted({"id", "fold", "group", "label", "label codes"} & set(names)):
             raise DataError(
                 f"a class is called `{clash[0]}`, which is a column of the ledger",
                 f'name it otherwise in data.toml: classes = {{ "class {clash[0]}" = ["{clash[0]}"], ... }}',

@@ -1,6 +1,6 @@
 """Probabilities with their ids and class names, and the ledger of out-of-fold predictions.
 
-Shapes: N samples, K joint classes.
+Shapes: N samples, K joint classes, A attributes.
 """
 
 import os
@@ -17,6 +17,7 @@ from finefold.errors import DataError, RunError
 
 SUM_TOLERANCE = 1e-4
 LEDGER_COLUMNS = ("id", "fold", "group", "label")
+CODES_COLUMN = "label codes"  # only in ledgers of samples that lack some attribute's value
 
 
 @dataclass(frozen=True)
@@ -98,28 +99,48 @@ class Ledger:
         predictions: of all samples.
         folds_N: the fold that held each sample out.
         groups: [N].
-        labels_N: [N] true joint codes, by the evaluation bands.
+        labels_N: [N] true joint codes, by the evaluation bands; -1 where an attribute's value is missing.
+        codes_NA: true codes of the attributes, -1 where missing; None where every label is known whole.
     """
 
     predictions: Predictions
     folds_N: NDArray[np.int64]
     groups: tuple[str, ...]
     labels_N: NDArray[np.int64]
+    codes_NA: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         sizes = {len(self.predictions), len(self.folds_N), len(self.groups), len(self.labels_N)}
         if len(sizes) > 1:
             raise DataError(f"a ledger's columns differ in length: {sorted(sizes)}")
-        if ((self.labels_N < 0) | (self.labels_N >= len(self.predictions.class_names))).any():
+        is_known_N: NDArray[np.bool_] = np.full(len(self.labels_N), True)
+        if self.codes_NA is not None:
+            if len(self.codes_NA) != len(self.labels_N):
+                raise DataError(f"a ledger has {len(self.labels_N)} labels and {len(self.codes_NA)} rows of codes")
+            is_known_N = np.asarray((self.codes_NA >= 0).all(axis=1))
+        lowest_N = np.where(is_known_N, 0, -1)
+        highest_N = np.where(is_known_N, len(self.predictions.class_names) - 1, -1)
+        if ((self.labels_N < lowest_N) | (self.labels_N > highest_N)).any():
             raise DataError("a ledger's label is no code of its classes")
         folds_of: dict[str, int] = {}
         for group, fold in zip(self.groups, self.folds_N.tolist(), strict=True):
             if folds_of.setdefault(group, fold) != fold:
                 raise DataError(f"group `{group}` was predicted in folds {folds_of[group]} and {fold}")
 
+    def known(self) -> "Ledger":
+        """The samples whose label is known whole."""
+        if self.codes_NA is None:
+            return self
+        rows = np.flatnonzero(self.labels_N >= 0)
+        predictions = self.predictions.rows_for([self.predictions.ids[row] for row in rows])
+        return Ledger(predictions, self.folds_N[rows], tuple(self.groups[row] for row in rows), self.labels_N[rows])
+
     def write(self, path: Path) -> None:
-        """Parquet with id, fold, group, label (class name), then one probability column per class."""
-        names = np.asarray(self.predictions.class_names, dtype=object)
+        """Parquet with id, fold, group, label (class name), then one probability column per class.
+
+        Where attributes' values are missing also `label codes`, a list of the attributes' codes; label is null there.
+        """
+        names = np.asarray([*self.predictions.class_names, None], dtype=object)  # -1 is the last one
         frame = self.predictions.to_frame()
         about = pl.DataFrame(
             {
@@ -129,6 +150,9 @@ class Ledger:
                 "label": pl.Series(names[self.labels_N].tolist(), dtype=pl.String),
             }
         )
+        if self.codes_NA is not None:
+            codes = pl.Series(CODES_COLUMN, self.codes_NA.tolist(), dtype=pl.List(pl.Int32))
+            about = about.with_columns(codes)
         write_parquet(about.hstack(frame.drop("id")), path)
 
     @classmethod
@@ -146,16 +170,21 @@ class Ledger:
 
     @classmethod
     def _from_frame(cls, frame: pl.DataFrame) -> "Ledger":
+        codes_NA = None
+        about = frame.select(*LEDGER_COLUMNS)
+        if frame.schema.get(CODES_COLUMN) == pl.List(pl.Int32):
+            codes_NA = np.array(frame[CODES_COLUMN].to_list(), np.int64).reshape(frame.height, -1)
+            frame = frame.drop(CODES_COLUMN)
         names = tuple(name for name in frame.columns if name not in LEDGER_COLUMNS)
         code = {name: number for number, name in enumerate(names)}
-        about = frame.select(*LEDGER_COLUMNS)
-        if any(about.null_count().row(0)):
+        if any(about.drop("label").null_count().row(0)) or (codes_NA is None and about["label"].null_count()):
             raise DataError("a row lacks its id, fold, group or label")
         return cls(
             Predictions(tuple(about["id"]), frame.drop(LEDGER_COLUMNS).cast(pl.Float64).to_numpy(), names),
             about["fold"].cast(pl.Int64).to_numpy(),
             tuple(about["group"]),
-            about["label"].replace_strict(code, return_dtype=pl.Int64).cast(pl.Int64).to_numpy(),
+            about["label"].replace_strict(code, return_dtype=pl.Int64).cast(pl.Int64).fill_null(-1).to_numpy(),
+            codes_NA,
         )
 
 

@@ -200,8 +200,12 @@ def _table_beside_images(folder: Path) -> Layout | None:
         if (fold := next((name for name in rows.columns if name.lower() == "fold"), None)) is not None:
             samples["fold"] = fold
             notes.append(f"folds come from column `{fold}`")
-        attributes = {_attribute_name(name): {"from": name, "classes": _values(rows[name])} for name in labels}
+        attributes: dict[str, dict[str, Any]] = {
+            _attribute_name(name): {"from": name, "classes": _values(rows[name])} for name in labels
+        }
         joint = _joint(attributes)
+        if len(joint) > 1:  # of a sample whose only label is blank nothing is known: that is told, not declared
+            notes += _declare_blanks(attributes, rows)
         if len(joint) < len(attributes):
             notes.append(f"the label is {', '.join(joint)}; all columns together would make too many classes")
         tables: dict[str, Any] = {"samples": samples, "attributes": attributes, "label": {"joint": joint}}
@@ -230,6 +234,18 @@ def _read_table(file: Path, separators: tuple[str, ...] = SEPARATORS) -> tuple[p
 
 def _values(column: pl.Series) -> list[str]:
     return sorted((value for value in column.unique().drop_nulls() if value), key=natural_key)
+
+
+def _declare_blanks(attributes: dict[str, dict[str, Any]], rows: pl.DataFrame) -> list[str]:
+    """Declares blank values missing, and says so."""
+    notes = []
+    for name, table in attributes.items():
+        if blank := int((rows[table["from"]].fill_null("") == "").sum()):
+            table["missing"] = [""]
+            notes.append(
+                f"{blank} blank values of `{table['from']}` are taken for not known ([attributes.{name}] missing)"
+            )
+    return notes
 
 
 def _joint(attributes: dict[str, dict[str, Any]]) -> list[str]:

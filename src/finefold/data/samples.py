@@ -1,6 +1,6 @@
 """The sample table: which image is what, and whom it shows. An immutable value.
 
-Shapes: N samples, K joint classes.
+Shapes: N samples, K joint classes, A attributes.
 """
 
 import hashlib
@@ -13,6 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from finefold.data.labels import LabelSpace
+from finefold.data.strata import Strata
 from finefold.errors import DataError
 
 COLUMNS = ("id", "path", "group", "source", "label", "train_label")
@@ -24,8 +25,10 @@ class SampleTable:
 
     Args:
         frame: columns `id`, `path` (relative to `root`, with /), `group`, `source` (text), `label` (joint
-            code that evaluation uses), `train_label` (joint code that training sees, null where the sample
-            is kept out of training), and one text column per attribute.
+            code that evaluation uses, null where the value of an attribute is missing), `train_label` (joint code
+            that training sees, null there too and where the sample is kept out of training), and one text column
+            per attribute, null where missing. Where any value is missing also `train_codes`: the attributes' codes
+            that training sees, -1 where missing or kept out.
         space: what the codes mean.
         root: folder the paths are relative to.
         fold: the user's own fold of each sample, where the source had such a column.
@@ -64,13 +67,55 @@ class SampleTable:
 
     @property
     def labels_N(self) -> NDArray[np.int64]:
-        """[N] joint codes in [0, K) that scores are measured against."""
-        return self.frame["label"].to_numpy().astype(np.int64)
+        """[N] joint codes in [0, K) that scores are measured against; -1 where an attribute's value is missing."""
+        return self.frame["label"].fill_null(-1).to_numpy().astype(np.int64)
 
     @property
     def train_labels_N(self) -> NDArray[np.int64]:
-        """[N] joint codes that training sees; -1 keeps a sample out of training."""
+        """[N] joint codes that training sees; -1 where a value is missing or the sample is kept out of training."""
         return self.frame["train_label"].fill_null(-1).to_numpy().astype(np.int64)
+
+    @property
+    def has_missing(self) -> bool:
+        """Whether the values of some attributes are known while others are missing."""
+        return "train_codes" in self.frame.columns
+
+    @property
+    def codes_NA(self) -> NDArray[np.int64]:
+        """[N, A] each attribute's codes that scores are measured against; -1 where missing."""
+        if not self.has_missing:
+            return self._attribute_codes(self.labels_N)
+        columns = [
+            self.frame[one.name].replace_strict(one.classes, range(len(one.classes)), return_dtype=pl.Int64)
+            for one in self.space.attributes
+        ]
+        return np.stack([column.fill_null(-1).to_numpy() for column in columns], axis=1)
+
+    @property
+    def train_codes_NA(self) -> NDArray[np.int64]:
+        """[N, A] each attribute's codes that training sees; -1 where missing or kept out of training."""
+        if not self.has_missing:
+            return self._attribute_codes(self.train_labels_N)
+        return np.array(self.frame["train_codes"].to_list(), np.int64).reshape(len(self), len(self.space.names))
+
+    def _attribute_codes(self, labels_N: NDArray[np.int64]) -> NDArray[np.int64]:
+        codes_KA = np.stack(list(self.space.attribute_codes().values()), axis=1)
+        return np.where(labels_N[:, None] >= 0, codes_KA[labels_N], -1)
+
+    @property
+    def strata(self) -> Strata:
+        """The joint class or partial label of every sample."""
+        return Strata.of(self.space, self.codes_NA)
+
+    @property
+    def train_strata(self) -> Strata:
+        """The same as training sees them; -1 for samples that train nothing."""
+        return Strata.of(self.space, self.train_codes_NA)
+
+    def num_missing(self) -> dict[str, int]:
+        """How many samples lack an attribute's value, of attributes that any sample lacks."""
+        counts = zip(self.space.names, (self.codes_NA < 0).sum(axis=0).tolist(), strict=True)
+        return {name: count for name, count in counts if count}
 
     @property
     def paths(self) -> list[Path]:
@@ -83,22 +128,23 @@ class SampleTable:
         rows = self.frame.select("id", "group", "label", "train_label").sort("id")
         digest = hashlib.sha256("\n".join(self.space.class_names).encode())
         digest.update(rows.write_csv().encode())
+        if self.has_missing:
+            order = self.frame["id"].arg_sort().to_numpy()
+            digest.update(np.hstack([self.codes_NA, self.train_codes_NA])[order].astype("<i4").tobytes())
         return digest.hexdigest()[:16]
 
     def counts_K(self) -> NDArray[np.int64]:
-        """[K] samples per joint class."""
-        return np.bincount(self.labels_N, minlength=self.space.num_classes)
+        """[K] samples per joint class, of those whose class is known."""
+        labels_N = self.labels_N
+        return np.bincount(labels_N[labels_N >= 0], minlength=self.space.num_classes)
 
     def for_attribute(self, name: str) -> "SampleTable":
         """The same samples under one attribute's classes alone."""
-        attribute = next(one for one in self.space.attributes if one.name == name)
-        codes_K = self.space.attribute_codes()[name]
-        train_N = self.train_labels_N
-        frame = self.frame.with_columns(
-            pl.Series("label", codes_K[self.labels_N], dtype=pl.Int32),
-            pl.Series("train_label", np.where(train_N >= 0, codes_K[train_N], -1), dtype=pl.Int32).replace(-1, None),
-        )
-        return replace(self, frame=frame, space=LabelSpace((attribute,)))
+        place = self.space.names.index(name)
+        codes = (("label", self.codes_NA), ("train_label", self.train_codes_NA))
+        columns = [pl.Series(key, codes_NA[:, place], dtype=pl.Int32).replace(-1, None) for key, codes_NA in codes]
+        frame = self.frame.drop("train_codes", strict=False).with_columns(*columns)
+        return replace(self, frame=frame, space=LabelSpace((self.space.attributes[place],)))
 
     def without(self, ids: Collection[str]) -> "SampleTable":
         """The table less these samples."""

@@ -56,6 +56,7 @@ class AttributeTable(Table):
     bands: Bounds | None = None
     train_bands: Bounds | None = None
     train_drop: list[tuple[float, float]] = Field(default_factory=list)
+    missing: list[str] = Field(default_factory=list)
 
     @field_validator("classes", mode="before")
     @classmethod

@@ -84,6 +84,7 @@ def _attribute(name: str, table: AttributeTable) -> Attribute:
             bands=bands,
             train_bands=train_bands,
             train_drop=tuple(table.train_drop),
+            missing=tuple(table.missing),
         )
     classes = table.classes or {}
     return Attribute(
@@ -93,6 +94,7 @@ def _attribute(name: str, table: AttributeTable) -> Attribute:
         patterns=tuple(map(tuple, classes.values())),
         train_bands=train_bands,
         train_drop=tuple(table.train_drop),
+        missing=tuple(table.missing),
     )
 
 

@@ -114,6 +114,7 @@ def make_split(
     groups: Sequence[str] | pl.Series | None,
     *,
     class_names: Sequence[str],
+    trainable: int | None = None,
     folds: int = 5,
     seed: int = 0,
     tries: int = 10,
@@ -127,6 +128,7 @@ def make_split(
         labels_N: [N] codes of the joint class, 0..K-1.
         groups: [N] what must stay together; None lets every sample go its own way.
         class_names: [K].
+        trainable: so many classes, the first ones, must have samples outside every fold; all where None.
         folds: at least 2, at most the number of groups.
         seed: at least 0.
         tries: how many deals to make; the most even one is kept.
@@ -149,7 +151,7 @@ def make_split(
     code_N = group_N.rank("dense").to_numpy().astype(np.int64) - 1  # by name: rows may come in any order
     fold_G = deal_groups(code_N, labels, num_classes=len(class_names), folds=folds, seed=seed, tries=tries)
     split = Split(pl.DataFrame({"id": id_N, "fold": fold_G[code_N], "group": group_N}))
-    check_trainable(split, labels, class_names)
+    check_trainable(split, labels, class_names, trainable=trainable)
     return split
 
 
@@ -183,13 +185,16 @@ def _fold_name(fold: Any) -> str:
     return str(fold).strip()
 
 
-def check_trainable(split: Split, labels_N: ArrayLike, class_names: Sequence[str]) -> None:
+def check_trainable(
+    split: Split, labels_N: ArrayLike, class_names: Sequence[str], *, trainable: int | None = None
+) -> None:
     """Every class must have samples outside every fold, or that fold's training never sees it.
 
     Args:
         split: any split.
         labels_N: [N] codes of the joint class, aligned with the split's rows.
         class_names: [K].
+        trainable: only the first so many classes must; all where None.
 
     Raises:
         SplitError: naming every such class and fold.
@@ -199,7 +204,7 @@ def check_trainable(split: Split, labels_N: ArrayLike, class_names: Sequence[str
     raise_mistakes(mistakes_of_labels(labels, len(class_names)))
     counts_FK = count_classes(split, labels, len(class_names))
     total_K = counts_FK.sum(axis=0)
-    stuck = [k for k, total in enumerate(total_K) if counts_FK[:, k].max() == total]
+    stuck = [k for k, total in enumerate(total_K[:trainable]) if counts_FK[:, k].max() == total]
     if not stuck:
         return
     groups_K = np.bincount(_cells(split, labels)["class"].to_numpy(), minlength=len(class_names))
@@ -299,7 +304,9 @@ class SplitBalance:
     unreached: tuple[str, ...]
 
 
-def describe_balance(split: Split, labels_N: ArrayLike, class_names: Sequence[str]) -> SplitBalance:
+def describe_balance(
+    split: Split, labels_N: ArrayLike, class_names: Sequence[str], *, trainable: int | None = None
+) -> SplitBalance:
     """Count classes, samples and groups per fold, and say what balance was not reached.
 
     Told are classes that a fold has no sample of, and counts further from the mean than the largest
@@ -309,6 +316,7 @@ def describe_balance(split: Split, labels_N: ArrayLike, class_names: Sequence[st
         split: any split.
         labels_N: [N] codes of the joint class, aligned with the split's rows.
         class_names: [K].
+        trainable: only of the first so many classes is told what was not reached; of all where None.
     """
     labels = np.asarray(labels_N, dtype=np.int64)
     check_lengths(len(split), len(labels))
@@ -318,7 +326,7 @@ def describe_balance(split: Split, labels_N: ArrayLike, class_names: Sequence[st
     largest_K = np.zeros(len(class_names), dtype=np.int64)
     np.maximum.at(largest_K, cells["class"].to_numpy(), cells["len"].to_numpy())
     unreached = []
-    for k, name in enumerate(class_names):
+    for k, name in enumerate(class_names[:trainable]):
         empty = np.flatnonzero(counts_FK[:, k] == 0)
         if groups_K[k] == 0:
             unreached.append(f"class `{name}` has no sample")

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from finefold.metrics.classification import FloatArray, IntArray, log_loss_N, scores_from_counts
+from finefold.metrics.classification import FloatArray, IntArray, divide, log_loss_N, scores_from_counts
 from finefold.metrics.intervals import RESAMPLES, bootstrap_sums, group_codes, group_sums
 
 SCORES = ("macro_f1", "accuracy", "balanced_accuracy", "log_loss")
@@ -79,6 +79,7 @@ def draw(
     class_names: Sequence[str],
     attributes: Mapping[str, tuple[Sequence[str], NDArray[Any]]],
     *,
+    codes_NA: NDArray[Any] | None = None,
     weights_N: FloatArray | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -87,10 +88,11 @@ def draw(
 
     Args:
         probs_NK: rows sum to 1.
-        labels_N: true class codes.
+        labels_N: true class codes; -1 where `codes_NA` has a gap, which scores of the class leave out.
         groups_N: of each sample.
         class_names: [K].
         attributes: `LabelSpace.attribute_table()`.
+        codes_NA: true codes of the attributes, in their order, -1 where missing; those of the class where None.
         weights_N: how much each sample counts, e.g. as often as its class is in another set; 1 where left out.
         resamples: R.
         seed: of the draws.
@@ -114,29 +116,30 @@ def draw(
     )
     for code, name in enumerate(class_names):
         values[f"class {name}"], drawn[f"class {name}"] = float(f1_K[code]), f1_RK[:, code]
-    losses_N = log_loss_N(probs_NK, labels_N)
-    sums_RC = bootstrap_sums(
-        group_sums(sparse.csr_array(np.stack([weights_N * losses_N, weights_N], axis=1)), groups, num_groups),
-        resamples=resamples,
-        seed=seed,
-    )
+    is_known_N = labels_N >= 0
+    losses, weights = log_loss_N(probs_NK[is_known_N], labels_N[is_known_N]), weights_N[is_known_N]
+    columns = sparse.csr_array(np.stack([weights * losses, weights], axis=1))
+    sums_RC = bootstrap_sums(group_sums(columns, groups[is_known_N], num_groups), resamples=resamples, seed=seed)
     values["log_loss"], drawn["log_loss"] = (
-        float(np.average(losses_N, weights=weights_N)),
-        sums_RC[:, 0] / sums_RC[:, 1],
+        float(np.average(losses, weights=weights)),
+        divide(sums_RC[:, 0], sums_RC[:, 1]),
     )
-    for name, (classes, codes_K) in attributes.items():
+    for place, (name, (classes, codes_K)) in enumerate(attributes.items()):
         found_N = (probs_NK @ np.eye(len(classes))[codes_K]).argmax(axis=1)
         keys = (f"attribute {name} macro_f1", f"attribute {name}", f"attribute {name} balanced_accuracy")
-        add(keys, np.asarray(codes_K)[labels_N], found_N, len(classes))
+        codes_N = np.asarray(codes_K)[labels_N] if codes_NA is None else codes_NA[:, place]
+        add(keys, codes_N, found_N, len(classes))
     return Drawn(values, drawn)
 
 
 def _counts(codes_N: IntArray, found_N: IntArray, num_classes: int, weights_N: FloatArray) -> Any:
-    """[N, 3K] sparse: the weight at the class where it was hit, at the true class, at the predicted class."""
-    rows_N = np.arange(len(codes_N))
-    hits = codes_N == found_N
-    rows = np.concatenate([rows_N[hits], rows_N, rows_N])
-    columns = np.concatenate([codes_N[hits], num_classes + codes_N, 2 * num_classes + found_N])
+    """[N, 3K] sparse: the weight at the class where it was hit, at the true class, at the predicted class.
+
+    A row whose true class is not known, -1, counts nowhere.
+    """
+    known, hits = np.flatnonzero(codes_N >= 0), np.flatnonzero(codes_N == found_N)
+    rows = np.concatenate([hits, known, known])
+    columns = np.concatenate([codes_N[hits], num_classes + codes_N[known], 2 * num_classes + found_N[known]])
     return sparse.csr_array((weights_N[rows], (rows, columns)), shape=(len(codes_N), 3 * num_classes))
 
 

@@ -20,7 +20,7 @@ from finefold.data.preprocessing import Fit, Interpolation, Preprocessing
 from finefold.errors import WeightsError
 from finefold.nn.catalogue import build_model, find_name, timm_library
 from finefold.nn.comparing import does_not_run
-from finefold.nn.cutting import cut
+from finefold.nn.cutting import Cut, cut
 from finefold.nn.finding import EMBEDDED_BACKBONE, embedded_file
 from finefold.nn.identify import identify_model
 from finefold.nn.settings import Setting, apply_settings
@@ -80,6 +80,7 @@ class Backbone:
         cut: how far it is run: POOLED, IMAGES, or a cut point's name.
         shape: of what that gives for one image.
         own: the user's module, where the name is of no library; its weights are the file's.
+        opened: what `find_cuts` opened of it, where that was asked before; cutting it is quicker then.
     """
 
     file: Path
@@ -90,6 +91,7 @@ class Backbone:
     cut: str = POOLED
     shape: tuple[int, ...] = ()
     own: nn.Module | None = field(default=None, compare=False, repr=False)
+    opened: frozenset[str] | None = field(default=None, compare=False, repr=False)
 
     def until(self, at: str, shape: tuple[int, ...]) -> "Backbone":
         """The same network, run only so far.
@@ -124,8 +126,12 @@ class Backbone:
         network = self.build_network()
         if self.cut == POOLED:
             return Frozen(network, self.preprocessing).eval().requires_grad_(False)
-        prefix = nn.Identity() if self.cut == IMAGES else cut(network, self.cut, example=self.example()).prefix
+        prefix = nn.Identity() if self.cut == IMAGES else self.cut_network(network).prefix
         return Frozen(prefix, self.preprocessing, is_part=True).eval().requires_grad_(False)
+
+    def cut_network(self, network: nn.Module) -> Cut:
+        """The network, which `build_network` gave, in two parts at this backbone's cut."""
+        return cut(network, self.cut, example=self.example(), opened=self.opened)
 
     def example(self) -> Tensor:
         """[1, 3, H, W] random numbers of the size that this backbone sees."""
@@ -145,7 +151,7 @@ class Backbone:
         if self.name.startswith(OWN):
             raise WeightsError(
                 f"the backbone `{self.name.removeprefix(OWN)}` is a module of your own",
-                "give it from Python: finefold.open_run(RUN, network=...)",
+                "give it from Python: finefold.open_run(RUN, network=...), or model=... where it was a whole model",
             )
         network, _ = build_body(self.name, pretrained=False)
         apply_settings(network, [Setting.from_dict(values) for values in read_header(self.file).get("settings", [])])

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from finefold.data.labels import LabelSpace
 from finefold.errors import WeightsError
 from finefold.nn.backbones import IMAGES, POOLED, Backbone, Frozen
-from finefold.nn.cutting import cut
 from finefold.nn.heads import JOINT, FoldHeads, LinearHead
 from finefold.nn.ordinal import OrdinalLinear
 from finefold.nn.weights import read_header, read_state, write_weights
@@ -170,7 +169,7 @@ class Tail(nn.Module):
         if backbone.cut == IMAGES:
             self.part = Frozen(classifier.network, backbone.preprocessing)
         elif backbone.cut != POOLED:
-            self.part = cut(classifier.network, backbone.cut, example=backbone.example()).tail
+            self.part = backbone.cut_network(classifier.network).tail
 
     def forward(self, rows: Tensor) -> dict[str, Tensor]:
         if rows.dtype == torch.float16:

@@ -1,6 +1,7 @@
 """Threads and precision of this machine. Set once, never assumed."""
 
 import os
+import shutil
 
 import torch
 
@@ -18,6 +19,11 @@ def set_threads() -> int:
 def has_bf16() -> bool:
     """Whether the processor multiplies bfloat16 itself; elsewhere it is emulated and slower than fp32."""
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def has_compiler() -> bool:
+    """Whether torch.compile finds a C++ compiler: `CXX`, g++ or clang++."""
+    return any(shutil.which(name) for name in (os.environ.get("CXX"), "g++", "clang++") if name)
 
 
 def training_device() -> torch.device:

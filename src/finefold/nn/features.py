@@ -62,12 +62,14 @@ class Features:
         is_readable_N: which images have features.
         findings: one `unreadable` per image without.
         num_computed: how many were not in the cache.
+        hashes: one per image, see `Filled`.
     """
 
     rows_ND: NDArray[np.float16]
     is_readable_N: NDArray[np.bool_]
     findings: tuple[Finding, ...]
     num_computed: int
+    hashes: tuple[bytes, ...]
 
 
 @dataclass
@@ -169,7 +171,7 @@ class PrefixCache:
     def compute(self, ids: Sequence[str], paths: Sequence[Path], *, advance: Progress = lambda _: None) -> Features:
         """Plain rows of images, from the cache where they are in it: `fill`, then all of them in memory."""
         filled = self.fill(ids, paths, advance=advance)
-        return Features(self.read(filled), filled.is_readable_N, filled.findings, filled.num_computed)
+        return Features(self.read(filled), filled.is_readable_N, filled.findings, filled.num_computed, filled.hashes)
 
     def read(self, filled: Filled, view: View = PLAIN) -> NDArray[np.float16]:
         """[N, ...] rows of what was filled; zero where an image is unreadable.

@@ -17,8 +17,9 @@ from torch import nn
 from finefold.errors import RecipeError
 from finefold.nn.backbones import IMAGES, POOLED
 from finefold.nn.cutting import Chain, CutPoint
-from finefold.nn.optim import RateGroup, decays
+from finefold.nn.optim import RateGroup, decays, is_norm
 from finefold.nn.stages import HEAD, STEM, Stage, find_stages
+from finefold.nn.whole import TakenHead
 from finefold.recipe.schema import Recipe
 from finefold.recipe.training import PhaseRecipe
 
@@ -117,7 +118,7 @@ class PlanRow:
     Args:
         phase: counted from 1.
         stage: of the model, or `head`.
-        trained, tensors: how many of the stage's parameters train, and how many there are.
+        tensors, all_tensors: how many of the stage's parameters train, and how many there are.
         lr: base rate; None where nothing trains.
         weight_decay: of those that decay.
         running: batch norms of the stage that keep averaging.
@@ -125,8 +126,8 @@ class PlanRow:
 
     phase: int
     stage: str
-    trained: int
     tensors: int
+    all_tensors: int
     lr: float | None
     weight_decay: float | None
     running: int
@@ -238,11 +239,13 @@ def _matching(patterns: Sequence[str], network: nn.Module) -> list[str]:
     """Parameters whose name, or a module around them, matches a pattern."""
     own = [name for name, _ in network.named_parameters()]
     paths = [name for name, _ in network.named_modules() if name]
+    taken = [name for name, module in network.named_modules() if isinstance(module, TakenHead)]
+    of_head = [part for path in taken for name in ("weight", "bias") for part in _around(f"{path}.{name}")]
     found: dict[str, None] = {}
     problems = []
     for pattern in patterns:
         matched = [name for name in own if any(fnmatchcase(part, pattern) for part in _around(name))]
-        if not matched:
+        if not matched and not any(fnmatchcase(part, pattern) for part in of_head):  # the head trains in any case
             near = get_close_matches(pattern, [*paths, *own, "head", "last:1", "all", "norms"], n=3, cutoff=0.5)
             has_none = any(fnmatchcase(path, pattern) for path in paths)
             why = "has no parameters, so nothing trains" if has_none else "matches nothing in the model"
@@ -257,12 +260,6 @@ def _around(name: str) -> list[str]:
     """A parameter's own name and those of the modules around it."""
     parts = name.split(".")
     return [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
-
-
-def is_norm(module: nn.Module) -> bool:
-    """Whether a module is a normalisation layer, by its class or what its class is called."""
-    known = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase, nn.LocalResponseNorm)
-    return isinstance(module, known) or ("Norm" in type(module).__name__ and not list(module.children()))
 
 
 def _cut(trained: frozenset[str], network: nn.Module, chain: Chain, fits: Callable[[CutPoint], bool]) -> str:

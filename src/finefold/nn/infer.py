@@ -4,7 +4,7 @@ Shapes: N images, B of them at a time, D features, K joint classes.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -121,6 +121,8 @@ class FoldEnsemble:
         header, shared = read_header(first), backbone
         if header.get("kind") != HEADS:
             shared = shared.until(header["cut"], tuple(header["shape"]))
+            if "opened" in header:  # not in runs before it was kept, which are searched for their cut again
+                shared = replace(shared, opened=frozenset(header["opened"]))
         return cls(shared, tuple(_read_fold(shared, path, space) for path in folds), space, tuple(views))
 
     def head_probs(self, rows: NDArray[Any]) -> NDArray[np.float64]:

@@ -3,7 +3,7 @@
 What an epoch shows depends on seed, fold, phase and epoch alone, never on what was drawn before: a resumed run
 draws what an uninterrupted one would have drawn.
 
-Shapes: N samples, B of them in a batch, K joint classes, V views.
+Shapes: N samples, B of them in a batch, K joint classes, S strata (joint classes and partial labels), V views.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,12 +33,12 @@ class Batch:
 
     Args:
         rows: of the prefix, or uint8 images [B, H, W, 3].
-        targets_BK: rows sum to 1; soft where images are mixed.
+        targets_BS: rows sum to 1; soft where images are mixed.
         samples_B: numbers of the samples.
     """
 
     rows: Tensor
-    targets_BK: Tensor
+    targets_BS: Tensor
     samples_B: NDArray[np.int64]
 
 
@@ -114,9 +114,10 @@ class TrainRole:
     Args:
         rows: of all samples.
         samples: numbers of those that train.
-        labels_N: [N] joint codes that training sees.
+        labels_N: [N] joint codes that training sees; of a partial label a class that it may be.
         groups_N: [N] who is on it.
-        num_classes: K.
+        strata_N: [N] what is learnt of it: the joint code, K and above for partial labels.
+        num_strata: S.
         recipe: batch size, sampling, views, mixing.
         augment: what an image goes through anew each time; None where rows are computed once.
         key: seed, fold and phase.
@@ -126,15 +127,21 @@ class TrainRole:
     samples: NDArray[np.int64]
     labels_N: NDArray[np.int64]
     groups_N: NDArray[Any]
-    num_classes: int
+    strata_N: NDArray[np.int64]
+    num_strata: int
     recipe: Recipe
     augment: Augment | None
     key: tuple[int, int, int]
 
     @property
+    def rows_per_epoch(self) -> int:
+        """The same in every epoch."""
+        return len(self._order(0))
+
+    @property
     def batches_per_epoch(self) -> int:
         """The same in every epoch."""
-        return -(-len(self._order(0)) // self.recipe.train.batch_size)
+        return -(-self.rows_per_epoch // self.recipe.train.batch_size)
 
     def rng(self, epoch: int, batch: int) -> np.random.Generator:
         """A generator of this batch's own; batch -1 is the epoch's order."""
@@ -168,9 +175,9 @@ class TrainRole:
             assert isinstance(self.rows, ImageRows)
             pairs = zip(samples_B.tolist(), labels_B.tolist(), strict=True)
             rows = np.stack([self.augment(self.rows.decode(sample), label, rng) for sample, label in pairs])
-        targets_BK = torch.eye(self.num_classes)[torch.from_numpy(labels_B)]
-        mixed, targets_BK = self._mix(torch.from_numpy(rows), targets_BK, rng)
-        return Batch(mixed, targets_BK, samples_B)
+        targets_BS = torch.eye(self.num_strata)[torch.from_numpy(self.strata_N[samples_B])]
+        mixed, targets_BS = self._mix(torch.from_numpy(rows), targets_BS, rng)
+        return Batch(mixed, targets_BS, samples_B)
 
     def _viewed(self, samples_B: NDArray[np.int64], rng: np.random.Generator) -> NDArray[Any]:
         """Each sample under a view drawn for it."""
@@ -184,13 +191,13 @@ class TrainRole:
             rows[places] = found[number]
         return rows
 
-    def _mix(self, rows: Tensor, targets_BK: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    def _mix(self, rows: Tensor, targets_BS: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         if self.recipe.augment.mix == "none":
-            return rows, targets_BK
+            return rows, targets_BS
         if not self.rows.are_images:
-            return mix_batch(rows.float(), targets_BK, self.recipe.augment, rng)
-        maps, targets_BK = mix_batch(rows.permute(0, 3, 1, 2).float(), targets_BK, self.recipe.augment, rng)
-        return maps.permute(0, 2, 3, 1), targets_BK
+            return mix_batch(rows.float(), targets_BS, self.recipe.augment, rng)
+        maps, targets_BS = mix_batch(rows.permute(0, 3, 1, 2).float(), targets_BS, self.recipe.augment, rng)
+        return maps.permute(0, 2, 3, 1), targets_BS
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ The caller decides when to evaluate, log, save and stop. Everything a step does 
 from its number: the order of samples, their views and dropout are drawn from (seed, fold, phase, epoch, batch), so that
 a loop that goes on from a saved state does bitwise what it would have done.
 
-Shapes: B rows of a batch, K joint classes, C classes of one head.
+Shapes: B rows of a batch, K joint classes, S strata (joint classes and partial labels), C classes of one head.
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -17,11 +17,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from finefold.errors import TrainingError
 from finefold.nn.averaging import Average
 from finefold.nn.classifier import Tail
 from finefold.nn.freezing import PhasePlan
 from finefold.nn.loaders import Batch, TrainRole
-from finefold.nn.losses import Loss
+from finefold.nn.losses import Loss, Spread, of_known
 from finefold.nn.optim import clip_gradients, load_state_tensors, set_rates, state_tensors
 from finefold.nn.range_test import Ramp
 from finefold.nn.schedules import Schedule
@@ -66,23 +67,35 @@ class NotFinite(Exception):  # noqa: N818, turned into a TrainingError by who kn
 
 @dataclass(frozen=True)
 class HeadLosses:
-    """The loss of every head, and how the joint targets become theirs.
+    """The loss of every head, and how the targets become theirs.
 
     Args:
         losses: head -> its loss.
-        members: head -> [K, C], 1 where a joint class is of the head's class.
+        members: head -> [S, C], 1 where a stratum is of the head's class, a row of zeros where that is missing.
         weights: head -> of its loss in the sum.
+        shares: head -> the share of training rows whose class is known; heads that know all are left out.
+        spread: for a joint head, what makes targets of partial labels; None where there are none.
     """
 
     losses: Mapping[str, Loss]
     members: Mapping[str, Tensor]
     weights: Mapping[str, float]
+    shares: Mapping[str, float] = field(default_factory=dict)
+    spread: Spread | None = None
 
-    def __call__(self, logits: Mapping[str, Tensor], targets_BK: Tensor) -> Tensor:
-        total = targets_BK.new_zeros(())
+    def __call__(self, logits: Mapping[str, Tensor], targets_BS: Tensor) -> Tensor:
+        total = targets_BS.new_zeros(())
         for name, loss in self.losses.items():
-            targets_BC = targets_BK @ self.members[name].to(targets_BK.device)
-            total = total + self.weights[name] * loss(logits[name].float(), targets_BC)
+            logits_BC = logits[name].float()
+            if self.spread is None:
+                targets_BC = targets_BS @ self.members[name].to(targets_BS.device)
+            else:
+                targets_BC = self.spread(logits_BC, targets_BS)
+            if name in self.shares:
+                value = of_known(loss, logits_BC, targets_BC, self.shares[name])
+            else:
+                value = loss(logits_BC, targets_BC)
+            total = total + self.weights[name] * value
         return total
 
 
@@ -105,6 +118,7 @@ class PhaseLoop:
         precision: "fp32", "bf16" or "fp16" (on CUDA, with loss scaling).
         device: where the tail is.
         average_from: step after which weights are averaged.
+        is_compiled: whether whole batches go through the tail compiled; an epoch's last, smaller one never does.
     """
 
     tail: Tail
@@ -121,12 +135,14 @@ class PhaseLoop:
     precision: str
     device: torch.device
     average_from: int = 0
+    is_compiled: bool = False
     step: int = 0
     scores: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._names = dict(self.tail.classifier.named_parameters())
         self._trained = {name: self._names[name] for group in self.plan.groups for name in group.names}
+        self._compiled = _compiled(self.tail) if self.is_compiled else self.tail
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
 
     def run(self) -> Iterator[Step]:
@@ -162,11 +178,13 @@ class PhaseLoop:
 
     def _backward(self, batch: Batch, share: float) -> float:
         """Adds a batch's gradients, weighed by its share of the step; its part of the loss."""
-        rows, targets_BK = batch.rows.to(self.device), batch.targets_BK.to(self.device)
-        with autocast(self.device, self.precision):
-            logits = self.tail(rows)
-        loss = self.losses(logits, targets_BK) * share
-        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        rows, targets_BS = batch.rows.to(self.device), batch.targets_BS.to(self.device)
+        forward = self._compiled if len(rows) == self.role.recipe.train.batch_size else self.tail
+        with _compiling() if self.is_compiled else contextlib.nullcontext():
+            with autocast(self.device, self.precision):
+                logits = forward(rows)
+            loss = self.losses(logits, targets_BS) * share
+            self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
 
     def _changing(self) -> dict[str, Tensor]:
@@ -218,6 +236,25 @@ class PhaseLoop:
         with torch.no_grad():
             for name, value in self._changing().items():
                 value.copy_(values[name])
+
+
+def _compiled(tail: Tail) -> Callable[[Tensor], dict[str, Tensor]]:
+    """The tail, to be compiled when it is first called."""
+    torch.compiler.reset()  # what earlier phases and folds compiled would count against this one
+    compiled: Callable[[Tensor], dict[str, Tensor]] = torch.compile(tail, dynamic=False)
+    return compiled
+
+
+@contextlib.contextmanager
+def _compiling() -> Iterator[None]:
+    """In the block, a model that cannot be compiled is an error that says what to set."""
+    from torch._dynamo.exc import TorchDynamoException  # takes a second to load
+
+    try:
+        yield
+    except TorchDynamoException as reason:
+        told = (str(reason).splitlines() or [type(reason).__name__])[0]
+        raise TrainingError(f"the model cannot be compiled: {told[:200]}", "set train.compile = false") from reason
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:

@@ -1,9 +1,10 @@
 """Losses for scarce classes and soft targets, and the weighted sum of them that a recipe asks for.
 
 Functions give a loss per row, but for `soft_f1`, which is of a batch. Targets are probabilities: one-hot where the
-label is certain, in between where images are mixed or labels smoothed. Half precision is computed in float32.
+label is certain, in between where images are mixed or labels smoothed. Rows sum to 1, or to less where images are
+mixed and the class of one is missing. Half precision is computed in float32.
 
-Shapes: B rows of a batch, C classes.
+Shapes: B rows of a batch, C classes, K joint classes, P partial labels, S = K + P strata.
 """
 
 from collections.abc import Callable
@@ -26,12 +27,12 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def smooth(targets_BC: Tensor, amount: float) -> Tensor:
-    """[B, C] targets of which `amount`, from 0 to below 1, is dealt to all classes alike.
+    """[B, C] targets of which `amount`, from 0 to below 1, is dealt to all classes alike; rows keep their sums.
 
     References:
         Szegedy et al., Rethinking the Inception architecture for computer vision, CVPR 2016, section 7.
     """
-    return targets_BC * (1 - amount) + amount / targets_BC.shape[1]
+    return targets_BC * (1 - amount) + targets_BC.sum(dim=1, keepdim=True) * (amount / targets_BC.shape[1])
 
 
 def cross_entropy(logits_BC: Tensor, targets_BC: Tensor, *, weights_C: Tensor | None = None) -> Tensor:
@@ -87,11 +88,11 @@ def soft_f1(logits_BC: Tensor, targets_BC: Tensor) -> Tensor:
     """Scalar 1 - macro F1 of the batch, with probabilities in place of decisions; from 0 to 1.
 
     F1 of a class is 2 sum_b p t / sum_b (p + t). Classes without targets in the batch are left out of the mean,
-    since whatever is done about them their F1 is 0.
+    since whatever is done about them their F1 is 0. A row counts by the sum of its targets.
 
     Args:
         logits_BC: of any floating type, at least one row.
-        targets_BC: rows sum to 1; not smoothed, or every class has targets.
+        targets_BC: rows sum to 1, or less; not smoothed, or every class has targets.
 
     References:
         Benedict et al., sigmoidF1: a smooth F1 score surrogate loss for multilabel classification, TMLR 2022,
@@ -101,7 +102,8 @@ def soft_f1(logits_BC: Tensor, targets_BC: Tensor) -> Tensor:
     num_targets_C = targets_BC.sum(dim=0)
     is_present_C = num_targets_C > 0
     both_C = (probs_BC * targets_BC).sum(dim=0)
-    either_C = torch.where(is_present_C, probs_BC.sum(dim=0) + num_targets_C, 1.0)
+    num_found_C = (probs_BC * targets_BC.sum(dim=1, keepdim=True)).sum(dim=0)
+    either_C = torch.where(is_present_C, num_found_C + num_targets_C, 1.0)
     return 1 - (2 * both_C / either_C).sum() / is_present_C.sum()
 
 
@@ -232,6 +234,69 @@ def make_loss(recipe: LossRecipe | Loss, counts_C: Ints) -> Loss:
         balanced_C=torch.from_numpy(class_balanced_weights(counts_C, recipe.balanced_beta)).float(),
         log_prior_C=torch.from_numpy(log_prior(counts_C)).float(),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Spread:
+    """Targets over joint classes and partial labels as targets over the joint classes.
+
+    What a target has of a partial label is dealt to the classes that it may be, by what the model says of them at the
+    moment, and no gradient flows through that. The gradient of cross-entropy to such targets is that of minus the
+    logarithm of the classes' summed probability, the marginal likelihood of what is known. Dealt so, it works under
+    every loss, smoothed and mixed, which the sum in a logarithm does not.
+
+    Args:
+        possible_PK: which classes each partial label may be.
+        offset_K: added to logits before, where the loss adds it: classes are then as frequent as in training.
+
+    References:
+        Dempster, Laird, Rubin, Maximum likelihood from incomplete data via the EM algorithm, Journal of the Royal
+        Statistical Society B 39(1), 1977, section 2: the expectation step, made anew for every batch.
+    """
+
+    possible_PK: Tensor
+    offset_K: Tensor
+
+    def __call__(self, logits_BK: Tensor, targets_BS: Tensor) -> Tensor:
+        num_classes = logits_BK.shape[1]
+        sure_BK, partial_BP = targets_BS[:, :num_classes], targets_BS[:, num_classes:]
+        offered_BK = _widened(logits_BK.detach()) + _beside(self.offset_K, logits_BK)
+        is_out_PK = _beside(~self.possible_PK, logits_BK)
+        shares_BPK = offered_BK[:, None, :].masked_fill(is_out_PK, -torch.inf).softmax(dim=2)
+        return sure_BK + (partial_BP[:, :, None] * shares_BPK).sum(dim=1)
+
+
+def make_spread(recipe: LossRecipe | Loss, possible_PK: NDArray[np.bool_], counts_K: Ints) -> Spread:
+    """How partial labels become targets of the joint classes under a loss.
+
+    Args:
+        recipe: as of `make_loss`.
+        possible_PK: which classes each partial label may be.
+        counts_K: training rows per class, of those whose class is known.
+    """
+    offset_K = np.zeros(len(counts_K))
+    if isinstance(recipe, LossRecipe) and (recipe.balance == "logit_adjust" or "logit_adjusted" in recipe.terms):
+        offset_K = recipe.tau * log_prior(counts_K)
+    return Spread(torch.from_numpy(possible_PK), torch.from_numpy(offset_K).float())
+
+
+def of_known(loss: Loss, logits_BC: Tensor, targets_BC: Tensor, share: float) -> Tensor:
+    """The loss of the rows that have targets at all, times how many they are over how many were to be expected.
+
+    The expectation is then the mean over all known rows of training, whichever fall into a batch, and no row's part
+    depends on whether another one's class is known.
+
+    Args:
+        loss: a mean over rows.
+        logits_BC: of all rows.
+        targets_BC: rows of zeros where the class is missing.
+        share: of the training rows, those whose class is known; above 0.
+    """
+    is_known_B = targets_BC.sum(dim=1) > 0
+    num_known = int(is_known_B.sum())
+    if not num_known:
+        return (logits_BC * 0.0).sum()
+    return loss(logits_BC[is_known_B], targets_BC[is_known_B]) * (num_known / (share * len(logits_BC)))
 
 
 def _widened(logits_BC: Tensor) -> Tensor:

@@ -53,7 +53,13 @@ def decays(name: str, module: nn.Module | None, parameter: Tensor, no_decay: Col
     """
     if parameter.ndim <= 1 or name in no_decay or name.endswith((".bias", "_bias")) or name == "bias":
         return False
-    return module is None or "norm" not in type(module).__name__.lower()
+    return module is None or not is_norm(module)
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether a module is a normalisation layer, by its class or what its class is called."""
+    known = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase, nn.LocalResponseNorm)
+    return isinstance(module, known) or ("norm" in type(module).__name__.lower() and not list(module.children()))
 
 
 def make_optimiser(

@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from finefold.metrics.pseudo import FoldLabels, check_matched
 from finefold.nn.devices import set_threads
 from finefold.nn.heads import LinearHead, raise_features
 from finefold.nn.lbfgs import minimise
@@ -32,6 +33,23 @@ ROWS_AT_ONCE = 16_384  # bounds memory: logits of all problems for so many rows 
 Progress = Callable[[str, int], None]
 
 
+@dataclass(frozen=True, eq=False)
+class Extra:
+    """Rows without a label of their own, which every fold trains on with the labels that its own model gave them.
+
+    Args:
+        features_UD: any float type.
+        labels: [F] one for each fold.
+    """
+
+    features_UD: NDArray[Any]
+    labels: tuple[FoldLabels, ...]
+
+    def under(self, codes_K: NDArray[np.int64], num_classes: int) -> "Extra":
+        """The same rows under one attribute's classes, whose code in each joint class is given."""
+        return replace(self, labels=tuple(one.under(codes_K, num_classes) for one in self.labels))
+
+
 @dataclass(frozen=True)
 class Probe:
     """What fitting gave.
@@ -40,7 +58,7 @@ class Probe:
         heads: [F], each with the strength chosen for its fold.
         probs_NC: out-of-fold probabilities.
         strengths_F: the strength chosen for each fold.
-        losses_FS: mean log loss of each fold's own rows under each strength.
+        losses_FS: mean log loss of each fold's own rows of known class under each strength; 0 where it has none.
     """
 
     heads: tuple[LinearHead, ...]
@@ -60,6 +78,7 @@ def fit_probe(
     power: float = 1.0,
     floor: float = 0.0,
     max_steps: int = 200,
+    extra: Extra | None = None,
     advance: Progress = lambda _stage, _step: None,
 ) -> Probe:
     """Heads for every fold, each with the strength that serves the other folds best.
@@ -70,7 +89,7 @@ def fit_probe(
 
     Args:
         features_ND: any float type.
-        labels_N: codes in [0, C) that losses are measured against.
+        labels_N: codes in [0, C) that losses are measured against, -1 where that is not known.
         train_labels_N: codes that training sees, -1 to leave a row out of training.
         folds_N: which fold holds each row out, 0..F-1.
         num_classes: C.
@@ -79,19 +98,27 @@ def fit_probe(
         floor: share of the features' mean variance added to each one's before standardising. Above 0, features that
             hardly vary get no large weights, which training on would blow up as soon as they vary more.
         max_steps: of the optimiser.
+        extra: rows that train besides; they have no say in how features are standardised, nor in the strength.
         advance: told (which of two stages, step).
+
+    Raises:
+        ValueError: a fold would train on another fold's labels.
     """
     set_threads()
     num_folds, num_strengths = int(folds_N.max()) + 1, len(strengths)
     raised_ND = raise_features(features_ND, power)
     problems = _Problems(raised_ND, train_labels_N, folds_N, num_classes, num_folds, tuple(strengths), floor)
+    if extra is not None:
+        check_matched(extra.labels, num_folds)
+        problems.add(raise_features(extra.features_UD, power), extra.labels)
     everything_P = torch.arange(num_folds * num_strengths)
     fit = partial(minimise, problems.loss_and_gradient, precondition=problems.precondition, max_steps=max_steps)
     start_PX = torch.zeros(len(everything_P), (problems.num_features + 1) * num_classes)
     rough_PX = fit(start_PX, everything_P, tolerance=ROUGH, advance=lambda step: advance("all strengths", step))
     probs_SNC = _out_of_fold(problems.to_heads(rough_PX), raised_ND, folds_N)
-    losses_FS = _fold_losses(probs_SNC, labels_N, folds_N, num_folds)
-    best_F = _best_for_other_folds(losses_FS, np.bincount(folds_N, minlength=num_folds))
+    is_known_N = labels_N >= 0
+    losses_FS = _fold_losses(probs_SNC[:, is_known_N], labels_N[is_known_N], folds_N[is_known_N], num_folds)
+    best_F = _best_for_other_folds(losses_FS, np.bincount(folds_N[is_known_N], minlength=num_folds))
     chosen_F = torch.from_numpy(best_F) + torch.arange(num_folds) * num_strengths
     fine_FX = fit(rough_PX[chosen_F], chosen_F, tolerance=FINE, advance=lambda step: advance("chosen strengths", step))
     heads = problems.to_heads(fine_FX, chosen_F)
@@ -127,7 +154,8 @@ def _fold_losses(
 ) -> NDArray[np.float64]:
     """[F, S] mean log loss of each fold's rows."""
     losses_SN = -np.log(np.maximum(probs_SNC[:, np.arange(len(labels_N)), labels_N], 1e-15))
-    return np.stack([losses_SN[:, folds_N == fold].mean(axis=1) for fold in range(num_folds)])
+    by_fold = [losses_SN[:, folds_N == fold] for fold in range(num_folds)]
+    return np.stack([of_SN.mean(axis=1) if of_SN.size else np.zeros(len(of_SN)) for of_SN in by_fold])
 
 
 class _Problems:
@@ -157,6 +185,14 @@ class _Problems:
         counts_C = torch.bincount(self.labels_N[self.labels_N >= 0], minlength=num_classes).float()
         share_C = (counts_C + 1) / (counts_C.sum() + num_classes)
         self.curvature_C = share_C * (1 - share_C)
+        self.extra_F: list[tuple[Tensor, Tensor, float]] = []
+
+    def add(self, features_UD: NDArray[Any], labels: Sequence[FoldLabels]) -> None:
+        """Rows that each fold trains on besides, with soft labels and a weight."""
+        for one in labels:
+            rows_MD = torch.from_numpy(np.ascontiguousarray(features_UD[one.rows_M]))
+            self.extra_F.append((rows_MD, torch.from_numpy(one.targets_MC).float(), one.weight))
+        self.num_rows_F = self.num_rows_F + torch.tensor([one.weight * len(one) for one in labels])
 
     def _standardisation(self, is_trained_FN: NDArray[np.bool_], floor: float) -> tuple[Tensor, Tensor]:
         """Mean and 1/deviation of each fold's training rows, in float64 over blocks of rows."""
@@ -236,6 +272,14 @@ class _Problems:
             residual_BQC *= member_BQ[:, :, None]
             gradient_DX += block_BD.T @ residual_BQC.view(len(block_BD), -1)
             residual_QC += residual_BQC.sum(dim=0)
+        for fold, extra in enumerate(self.extra_F):
+            places_q = (folds_Q == fold).nonzero().flatten()
+            if not len(places_q):  # its problems have converged
+                continue
+            loss_q, slope_DqC, residual_qC = _extra_loss(extra, plain_QDC[places_q], plain_bias_QC[places_q])
+            loss_Q[places_q] += loss_q
+            gradient_DX.view(self.num_features, count, -1)[:, places_q] += slope_DqC
+            residual_QC[places_q] += residual_qC
         gradient_QDC = gradient_DX.view(self.num_features, count, -1).permute(1, 0, 2)
         gradient_QDC = self.scale_FD[folds_Q, :, None] * (
             gradient_QDC - self.mean_FD[folds_Q, :, None] * residual_QC[:, None, :]
@@ -254,3 +298,25 @@ class _Problems:
         per_fold = len(weights_QX) // len(self.num_rows_F)
         heads = [LinearHead(w.numpy(), b.numpy()) for w, b in zip(plain_QDC, plain_bias_QC, strict=True)]
         return [heads[start : start + per_fold] for start in range(0, len(heads), per_fold)]
+
+
+def _extra_loss(
+    extra: tuple[Tensor, Tensor, float], plain_qDC: Tensor, bias_qC: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss [q] of a fold's extra rows under q heads, and its slope by plain weights [D, q, C] and intercepts [q, C]."""
+    features_MD, targets_MC, weight = extra
+    count, num_features, num_classes = plain_qDC.shape
+    flat_DX = plain_qDC.permute(1, 0, 2).reshape(num_features, -1)
+    loss_q = torch.zeros(count, dtype=torch.float64)
+    slope_DX, residual_qC = torch.zeros_like(flat_DX), torch.zeros(count, num_classes)
+    for start in range(0, len(features_MD), ROWS_AT_ONCE):
+        block_BD, targets_B1C = (
+            features_MD[start : start + ROWS_AT_ONCE],
+            targets_MC[start : start + ROWS_AT_ONCE, None],
+        )
+        log_probs_BqC = ((block_BD @ flat_DX).view(-1, count, num_classes) + bias_qC).log_softmax(dim=2)
+        loss_q -= weight * (targets_B1C * log_probs_BqC).sum(dim=(0, 2)).double()
+        residual_BqC = weight * (log_probs_BqC.exp_() - targets_B1C)
+        slope_DX += block_BD.T @ residual_BqC.view(len(block_BD), -1)
+        residual_qC += residual_BqC.sum(dim=0)
+    return loss_q, slope_DX.view(num_features, count, num_classes), residual_qC

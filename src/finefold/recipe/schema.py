@@ -15,6 +15,7 @@ from finefold.recipe.training import (
     OptimRecipe,
     PhaseRecipe,
     PredictRecipe,
+    PseudoRecipe,
     SamplingRecipe,
     ScheduleRecipe,
     TrainRecipe,
@@ -89,6 +90,7 @@ class Recipe(Table):
     train: TrainRecipe = TrainRecipe()
     predict: PredictRecipe = PredictRecipe()
     after: AfterRecipe = AfterRecipe()
+    pseudo: PseudoRecipe = PseudoRecipe()
     cache: CacheRecipe = CacheRecipe()
     scores: ScoreRecipe = ScoreRecipe()
 

@@ -161,6 +161,7 @@ class TrainRecipe(Table):
     accumulate: Annotated[int, Field(ge=1)] = 1
     clip_norm: Annotated[float, Field(ge=0)] = 1.0  # 0 for none
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    compile: bool = False
     average: Literal["none", "ema", "swa"] = "none"
     ema_decay: Annotated[float, Field(gt=0, lt=1)] = 0.99
     swa_start: Share = 0.75
@@ -197,6 +198,23 @@ class AfterRecipe(Table):
     def is_nothing(self) -> bool:
         """Whether probabilities stay as they are, whatever the images."""
         return self.calibrate == self.adjust == "none"
+
+
+class PseudoRecipe(Table):
+    """`[pseudo]`: labels for unlabelled images, of `finefold pseudo` alone; `train` makes none.
+
+    `share` of the images get a label, class by class as `shares` says: `estimated` among the images themselves by
+    expectation maximisation, or those of `training`. `views` must agree on it.
+    """
+
+    share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    shares: Literal["estimated", "training"] = "estimated"
+    threshold: Share = 0.0
+    views: tuple[View, ...] = ("plain", "hflip")
+    calibrate: bool = True
+    target: Literal["soft", "hard"] = "hard"
+    weight: Positive = 0.3
+    rounds: Annotated[int, Field(ge=1)] = 3
 
 
 class CacheRecipe(Table):

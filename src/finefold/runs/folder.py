@@ -120,6 +120,11 @@ class RunFolder:
         """The heads that a fold's training starts from."""
         return self.work / f"head-{number}.safetensors"
 
+    @property
+    def track(self) -> Path:
+        """Curves as TensorBoard, MLflow or Weights & Biases keep them, where that was asked for."""
+        return self.path / "track"
+
     def picture(self, name: str) -> Path:
         """An SVG made by the run."""
         return self.path / f"{name}.svg"

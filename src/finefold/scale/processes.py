@@ -35,39 +35,62 @@ def threads_each(num_jobs: int) -> int:
     return max(1, num_threads() // num_workers(num_jobs))
 
 
-def run_jobs(module: str, jobs: Sequence[Message], tell: Callable[[Message], None]) -> None:
-    """Runs jobs, as many at a time as there are processors, and returns when all are done.
+class Workers:
+    """Processes that take jobs, as many as there are processors and never more than jobs; in a `with` block.
+
+    They start with the first job and stay until the block ends, so that what a worker loads is loaded once.
 
     Args:
         module: whose `python -m` is a worker.
-        jobs: JSON values.
-        tell: told what workers say, in this thread.
-
-    Raises:
-        FinefoldError: a job's own error; the other jobs are stopped, and save where they are.
-        TrainingError: a worker died.
+        num_jobs: the most that are run at one time.
     """
-    waiting = list(jobs)
-    said: queue.Queue[tuple[int, Message]] = queue.Queue()
-    workers = [_Worker(module, threads_each(len(jobs)), number, said) for number in range(num_workers(len(jobs)))]
-    try:
+
+    def __init__(self, module: str, num_jobs: int) -> None:
+        self._module, self._num_jobs = module, num_jobs
+        self._said: queue.Queue[tuple[int, Message]] = queue.Queue()
+        self._workers: list[_Worker] = []
+
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._workers:
+            worker.stop()
+
+    def __len__(self) -> int:
+        return num_workers(self._num_jobs)
+
+    def run(self, jobs: Sequence[Message], tell: Callable[[Message], None]) -> None:
+        """Runs jobs side by side and returns when all are done.
+
+        Args:
+            jobs: JSON values.
+            tell: told what workers say, in this thread.
+
+        Raises:
+            FinefoldError: a job's own error; the other jobs are stopped, and save where they are.
+            TrainingError: a worker died.
+        """
+        waiting = list(jobs)
+        self._start(min(len(self), len(jobs)))
         busy = 0
-        for worker in workers:
+        for worker in self._workers[: len(jobs)]:
             worker.send(waiting.pop(0))
             busy += 1
         while busy:
-            number, message = said.get()
+            number, message = self._said.get()
             if message["kind"] == "error":
                 raise _error(message)
             if message["kind"] != "done":
                 tell(message)
             elif waiting:
-                workers[number].send(waiting.pop(0))
+                self._workers[number].send(waiting.pop(0))
             else:
                 busy -= 1
-    finally:
-        for worker in workers:
-            worker.stop()
+
+    def _start(self, count: int) -> None:
+        for number in range(len(self._workers), count):
+            self._workers.append(_Worker(self._module, threads_each(self._num_jobs), number, self._said))
 
 
 def _error(message: Message) -> FinefoldError:

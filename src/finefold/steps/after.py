@@ -21,7 +21,6 @@ from finefold.metrics.paired import SCORES, draw
 from finefold.recipe.loader import load_recipe
 from finefold.recipe.training import AfterRecipe
 from finefold.runs.folder import read_json
-from finefold.steps.aligning import known_rows
 from finefold.steps.run import Run
 from finefold.steps.shares import Adaptation, Shares, adapt, read_shares
 
@@ -66,7 +65,7 @@ class Plan:
     def _expected(self) -> dict[str, dict[str, Any]]:
         if self.correction.is_nothing:
             return {}
-        ledger = known_rows(self.run.ledger())
+        ledger = self.run.ledger().known()
         probs_LK = nested_correction(
             ledger.predictions.probs_NK,
             ledger.labels_N,
@@ -121,7 +120,7 @@ def fit_after(ledger: Ledger, after: AfterRecipe, shares_K: NDArray[np.float64],
         shares_K: class shares of what training saw.
         space: what the classes are.
     """
-    ledger = known_rows(ledger)
+    ledger = ledger.known()
     return fit_correction(
         ledger.predictions.probs_NK,
         ledger.labels_N,
@@ -137,7 +136,7 @@ def correction_of(run: Run, after: AfterRecipe) -> Correction:
     asked = (after.calibrate, after.adjust)
     if run.folder.after.is_file() and asked == (run.recipe.after.calibrate, run.recipe.after.adjust):
         return Correction.from_dict(read_json(run.folder.after))
-    return fit_after(run.ledger(), after, run.train_shares_K, run.space)
+    return fit_after(run.ledger().known(), after, run.train_shares_K, run.space)
 
 
 def plan_correction(

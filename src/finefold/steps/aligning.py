@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from finefold.data.predictions import Ledger
 from finefold.errors import RunError
 from finefold.steps.run import Run
@@ -15,16 +13,6 @@ def run_names(runs: Sequence[Run]) -> list[str]:
     folders = [run.folder.path for run in runs]
     short = [folder.resolve().name for folder in folders]
     return short if len(set(short)) == len(short) else [str(folder) for folder in folders]
-
-
-def known_rows(ledger: Ledger) -> Ledger:
-    """The samples whose whole label is known, which is what numbers are fitted on."""
-    rows = np.flatnonzero(ledger.labels_N >= 0)
-    if len(rows) == len(ledger.labels_N):
-        return ledger
-    ids = [ledger.predictions.ids[row] for row in rows]
-    groups = tuple(ledger.groups[row] for row in rows)
-    return Ledger(ledger.predictions.rows_for(ids), ledger.folds_N[rows], groups, ledger.labels_N[rows])
 
 
 def aligned_ledgers(runs: Sequence[Run], names: Sequence[str], *, verb: str) -> list[Ledger]:
@@ -55,12 +43,7 @@ def _what_differs(run: Run, ledger: Ledger, other_run: Run, other: Ledger) -> st
     """Why two ledgers are no pair; None where they are one."""
     if ledger.predictions.class_names != other.predictions.class_names:
         return "their classes differ"
-    mine = dict(
-        zip(ledger.predictions.ids, zip(ledger.labels_N.tolist(), ledger.folds_N.tolist(), strict=True), strict=True)
-    )
-    theirs = dict(
-        zip(other.predictions.ids, zip(other.labels_N.tolist(), other.folds_N.tolist(), strict=True), strict=True)
-    )
+    mine, theirs = _facts(ledger), _facts(other)
     if mine.keys() != theirs.keys():
         alone = mine.keys() ^ theirs.keys()
         return f"{len(alone)} samples are in one of them only, e.g. `{sorted(alone)[0]}`"
@@ -70,3 +53,9 @@ def _what_differs(run: Run, ledger: Ledger, other_run: Run, other: Ledger) -> st
     if run.manifest["hashes"]["split"] != other_run.manifest["hashes"]["split"] or mine != theirs:
         return "they have different splits, so their folds' models saw different samples"
     return None
+
+
+def _facts(ledger: Ledger) -> dict[str, tuple[list[int], int]]:
+    """What a ledger takes for true of every sample, all attributes' codes where some are missing, and its fold."""
+    truth_NA = ledger.labels_N[:, None] if ledger.codes_NA is None else ledger.codes_NA
+    return dict(zip(ledger.predictions.ids, zip(truth_NA.tolist(), ledger.folds_N.tolist(), strict=True), strict=True))

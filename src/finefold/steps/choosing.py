@@ -79,7 +79,7 @@ class Chosen:
 def trial_recipe(recipe: Recipe) -> Recipe:
     """One stage for a few epochs, under a plain cross-entropy, so that log losses compare."""
     last = next(
-        (phase for phase in reversed(recipe.phase) if not phase.is_probe), PhaseRecipe(trainable="all", until="1")
+        (phase for phase in reversed(recipe.phase) if not phase.is_probe), PhaseRecipe(trainable="all", until="1 epoch")
     )
     tried = last.model_copy(update={"trainable": TRIED_STAGES, "until": TRIED_LENGTH})
     return recipe.model_copy(update={"choose": False, "phase": (PROBE_PHASE, tried), "loss": LossRecipe()})
@@ -109,7 +109,7 @@ def choose(
     progress.say(f"choosing what trains: {TRIED_STAGES} for {TRIED_LENGTH} on fold {TRIED_FOLD}, against the probe")
     training = plan(trial_recipe(recipe))
     tried = tune(training, heads, progress, folds=(TRIED_FOLD,))
-    measured = measure(probe, tried, samples)
+    measured = measure(probe, tried.predictions, samples)
     return decide(recipe, measured)
 
 
@@ -119,24 +119,26 @@ def measure(probe: Predictions, tried: Predictions, samples: SampleTable) -> Mea
     Args:
         probe: of all samples, in their order.
         tried: of some of them.
-        samples: the table.
+        samples: the table; those that lack an attribute's value are left out.
     """
     labels_N, counts_K = (
         samples.labels_N,
         np.bincount(samples.train_labels_N[samples.train_labels_N >= 0], minlength=samples.space.num_classes),
     )
-    shares_K = np.bincount(labels_N, minlength=samples.space.num_classes) / len(labels_N)
+    known = np.flatnonzero(labels_N >= 0)
+    shares_K = samples.counts_K() / len(known)
     entropy = float(-(shares_K[shares_K > 0] * np.log(shares_K[shares_K > 0])).sum())
-    losses_N = log_loss_N(probe.probs_NK, labels_N)
+    losses = log_loss_N(probe.probs_NK[known], labels_N[known])
     row_of = {name: row for row, name in enumerate(samples.ids)}
     rows = np.array([row_of[name] for name in tried.ids])
-    gains = losses_N[rows] - log_loss_N(tried.probs_NK, labels_N[rows])
+    is_known, rows = labels_N[rows] >= 0, rows[labels_N[rows] >= 0]
+    gains = log_loss_N(probe.probs_NK[rows], labels_N[rows]) - log_loss_N(tried.probs_NK[is_known], labels_N[rows])
     return Measured(
         median=float(np.median(counts_K)),
         least=int(counts_K.min()),
         num_classes=len(counts_K),
-        explained=float(1 - losses_N.mean() / entropy) if entropy else 0.0,
-        accuracy=float((probe.probs_NK.argmax(axis=1) == labels_N).mean()),
+        explained=float(1 - losses.mean() / entropy) if entropy else 0.0,
+        accuracy=float((probe.probs_NK[known].argmax(axis=1) == labels_N[known]).mean()),
         chance=float(shares_K.max()),
         gain=mean_over_groups(gains, np.asarray(samples.groups)[rows]),
     )

@@ -73,7 +73,7 @@ class Comparison:
 
     Args:
         by: the score they are ranked by.
-        num_samples, num_groups: of the ledgers.
+        num_samples, num_groups: of the ledgers, where the joint class is known.
         ranking: names and their scores.
         attributes: name of the run -> attribute -> accuracy.
         pairs: every two of them, the better one second.
@@ -124,6 +124,7 @@ def compare(runs: Sequence[Run | str | Path], *, by: By = "macro_f1") -> Compari
             np.asarray(first.groups),
             first.predictions.class_names,
             attributes,
+            codes_NA=first.codes_NA,
             resamples=opened[0].recipe.scores.resamples,
         )
         for ledger in ledgers
@@ -138,8 +139,8 @@ def compare(runs: Sequence[Run | str | Path], *, by: By = "macro_f1") -> Compari
     )
     return Comparison(
         by,
-        len(first.labels_N),
-        len(set(first.groups)),
+        int((first.labels_N >= 0).sum()),
+        len({group for group, label in zip(first.groups, first.labels_N, strict=True) if label >= 0}),
         tuple((names[place], {score: drawn[place].values[score] for score in SCORES}) for place in order),
         {names[place]: {one: drawn[place].values[f"attribute {one}"] for one in attributes} for place in order},
         pairs,

@@ -22,7 +22,7 @@ from finefold.report.pictures import draw_class_bars, draw_confusion
 from finefold.runs.folder import RunFolder, write_json, write_text
 from finefold.runs.provenance import provenance, text_hash
 from finefold.steps.after import changed_after, fit_after
-from finefold.steps.aligning import aligned_ledgers, known_rows, run_names
+from finefold.steps.aligning import aligned_ledgers, run_names
 from finefold.steps.evaluate import score
 from finefold.steps.run import ENSEMBLE, Run, open_run
 
@@ -176,7 +176,7 @@ def _told(
             {},
             resamples=run.recipe.scores.resamples,
         )
-        for one in map(known_rows, (*ledgers, combined))
+        for one in (ledger.known() for ledger in (*ledgers, combined))
     ]
     sign = -1 if goal == "log_loss" else 1
     best = max(range(len(names)), key=lambda place: sign * drawn[place].values[goal])

@@ -46,6 +46,7 @@ def evaluate(run: Run, *, by: Sequence[str] = (), progress: Progress = SILENT) -
     found = score(ledger, run.space.attribute_table(), run.recipe, was_chosen="chosen" in run.manifest)
     if not by:
         return found
+    ledger = ledger.known()
     slices = {column: slices_by(run, ledger, column, progress=progress) for column in by}
     return {
         **found,
@@ -81,12 +82,15 @@ def score(ledger: Ledger, attributes: Attributes, recipe: Recipe, *, was_chosen:
         groups_N=groups_N,
         class_names=names,
         attributes=attributes,
+        codes_NA=ledger.codes_NA,
         resamples=recipe.scores.resamples,
         seed=recipe.seed,
     )
     confusion = np.asarray(found["confusion"])
-    groups, _ = group_codes(groups_N)
-    joint, parts = rankings(ledger, attributes)
+    known = ledger.known()  # what follows is of samples whose label is known whole
+    probs_NK, labels_N = known.predictions.probs_NK, known.labels_N
+    groups, _ = group_codes(np.asarray(known.groups))
+    joint, parts = rankings(known, attributes)
     return {
         **found,
         "costs": costs(confusion, names, attributes),
@@ -103,7 +107,7 @@ def score(ledger: Ledger, attributes: Attributes, recipe: Recipe, *, was_chosen:
                 for attribute, part in parts.items()
             },
         },
-        "calibration": calibration(ledger, recipe),
+        "calibration": calibration(known, recipe),
         "selection": list(selection(recipe, was_chosen=was_chosen)),
     }
 
@@ -145,8 +149,7 @@ def rankings(
     parts = {}
     for name, (classes, codes_K) in attributes.items():
         codes_K = np.asarray(codes_K)
-        of_labels_N = np.where(labels_N >= 0, codes_K[labels_N], -1)
-        parts[name] = rank_classes(probs_NK @ np.eye(len(classes))[codes_K], of_labels_N, groups, classes)
+        parts[name] = rank_classes(probs_NK @ np.eye(len(classes))[codes_K], codes_K[labels_N], groups, classes)
     return rank_classes(probs_NK, labels_N, groups, ledger.predictions.class_names), parts
 
 
@@ -179,7 +182,7 @@ def write_pictures(run: Run, found: dict[str, Any], out: str | Path) -> tuple[Pa
     folder = Path(out)
     if folder.resolve() == run.folder.path.resolve():
         raise RunError(f"{folder} is the run's own folder, which stays as it was", "give another --pictures FOLDER")
-    joint, parts = rankings(run.ledger(), run.space.attribute_table())
+    joint, parts = rankings(run.ledger().known(), run.space.attribute_table())
     names = run.space.class_names
     pictures = {
         "confusion": draw_confusion(found["confusion"], names, title="Out-of-fold confusion"),

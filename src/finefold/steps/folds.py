@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,24 +21,16 @@ from numpy.typing import NDArray
 
 from finefold.data.predictions import Predictions, write_parquet
 from finefold.errors import TrainingError
-from finefold.nn.classifier import Classifier, JointLogits, Tail
+from finefold.nn.classifier import Classifier, Tail
 from finefold.nn.devices import set_threads
-from finefold.nn.heads import FoldHeads
 from finefold.nn.loaders import EvaluateRole
 from finefold.nn.loop import NotFinite, PhaseLoop, Step, predict_rows
 from finefold.nn.weights import read_header, read_state, write_weights
 from finefold.runs.folder import RunFolder, append_json, write_json, write_text
 from finefold.scale.processes import Message, serve
+from finefold.steps.expecting import MEASURED, measure
 from finefold.steps.own import NOTHING, Own
-from finefold.steps.training import (
-    Training,
-    collapse,
-    held_out_by,
-    ordinal_shares,
-    phase_loop,
-    quick_scores,
-    trained_by,
-)
+from finefold.steps.training import Training, collapse, held_out_by, phase_loop, quick_scores, start_classifier
 
 Tell = Callable[[Mapping[str, Any]], None]
 _TUNED, _BEST = "tuned/", "best/"
@@ -121,7 +113,15 @@ class _Fold:
                     self.best = self.classifier.tuned_state(self._names())
         self._note({"phase": number, "step": step.number, "epoch": step.epoch, **scores})
         self.tell(
-            {"kind": "epoch", "fold": self.number, "phase": number, "epoch": step.epoch, "loss": step.loss, **scores}
+            {
+                "kind": "epoch",
+                "fold": self.number,
+                "phase": number,
+                "step": step.number,
+                "epoch": step.epoch,
+                "loss": step.loss,
+                **scores,
+            }
         )
         collapsed = collapse(probs_NK, training.samples.labels_N[self.valid], training.samples.space.class_names)
         if collapsed:
@@ -202,6 +202,7 @@ class _Fold:
             "preprocessing": training.backbone.preprocessing.to_dict(),
             "cut": cut,
             "shape": list(training.shapes[cut]),
+            "opened": sorted(training.backbone.opened or ()),
             "fold": self.number,
         }
         self.classifier.write(training.folder.fold_weights(self.number), self._names(), header)
@@ -259,16 +260,16 @@ def train_fold(
         if folder.fold_valid(number).is_file():
             return True
         training = Training.read(run, attribute, own)
-        network = training.backbone.build_network().to(memory_format=torch.channels_last)
-        ordinal = ordinal_shares(training.recipe, training.samples, trained_by(training, number))
-        head = JointLogits(FoldHeads.read(folder.start_weights(number)), training.samples.space, ordinal)
-        classifier = Classifier(network, head).to(training.device)
-        return _Fold(training, number, tell, stop, classifier).run()
+        return _Fold(training, number, tell, stop, start_classifier(training, number)).run()
 
 
 def do_job(job: Message, tell: Tell, stop: threading.Event, own: Own = NOTHING) -> None:
-    """Trains the fold that a job names: run, fold, attribute."""
+    """Trains the fold that a job names by run, fold and attribute, or measures how fast it would train."""
     attribute = job["attribute"]
+    if job.get("measure"):
+        training = Training.read(RunFolder(Path(job["run"])), attribute, own)
+        tell({"kind": MEASURED, "paces": [asdict(pace) for pace in measure(training, int(job["fold"]))]})
+        return
 
     def told(message: Mapping[str, Any]) -> None:
         tell({**message, "attribute": attribute})

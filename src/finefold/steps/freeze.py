@@ -17,7 +17,7 @@ from finefold.nn.cutting import Chain, find_cuts
 from finefold.nn.devices import set_threads
 from finefold.nn.features import DTYPE
 from finefold.nn.finding import SUFFIXES
-from finefold.nn.freezing import FreezePlan, make_plan, plan_rows
+from finefold.nn.freezing import FreezePlan, PlanRow, make_plan, plan_rows
 from finefold.recipe.schema import Recipe
 from finefold.steps.progress import SILENT, Progress
 
@@ -26,28 +26,17 @@ _NETWORK = "network."
 
 
 @dataclass(frozen=True)
-class PlannedStage:
-    """One stage in one phase.
+class PlannedStage(PlanRow):
+    """One stage in one phase of a plan, beside the model's sizes.
 
     Args:
-        stage: of the model, or `head`.
-        tensors, parameters: how many train.
-        all_tensors, all_parameters: how many there are.
-        lr: base rate; None where nothing trains.
-        weight_decay: of what decays; norms and biases never do.
+        parameters, all_parameters: how many numbers train, and how many there are.
         batch_norms: modules of the stage with running statistics.
-        running: how many of them keep averaging.
     """
 
-    stage: str
-    tensors: int
-    all_tensors: int
     parameters: int
     all_parameters: int
-    lr: float | None
-    weight_decay: float | None
     batch_norms: int
-    running: int
 
 
 @dataclass(frozen=True)
@@ -178,15 +167,10 @@ def _phases(
             modules = {name.rpartition(".")[0] for name in layer.parameters}
             stages.append(
                 PlannedStage(
-                    layer.name,
-                    len(own),
-                    len(layer.parameters),
-                    sum(sizes.get(name, 0) for name in own),
-                    sum(sizes.get(name, 0) for name in layer.parameters),
-                    row.lr,
-                    row.weight_decay,
-                    sum(f"{_NETWORK}{norm}" in modules for norm in norms),
-                    row.running,
+                    **vars(row) | {"tensors": len(own)},  # a probe trains the head too, though in no steps
+                    parameters=sum(sizes.get(name, 0) for name in own),
+                    all_parameters=sum(sizes.get(name, 0) for name in layer.parameters),
+                    batch_norms=sum(f"{_NETWORK}{norm}" in modules for norm in norms),
                 )
             )
         shape = tuple(shapes[phase.cut]) if phase.cut in shapes else None

@@ -243,17 +243,19 @@ _MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of ImageNet,
 def _first_images(
     samples: SampleTable, preprocessing: Preprocessing
 ) -> tuple[list[NDArray[np.uint8]], NDArray[np.int64]]:
-    """Readable images spread over the table, and their row numbers."""
+    """Readable images of known class spread over the table, and their row numbers."""
     images: list[NDArray[np.uint8]] = []
     rows: list[int] = []
     paths: Sequence[Path] = samples.paths
-    for row in np.unique(np.linspace(0, len(samples) - 1, 4 * BATCH).astype(int)).tolist():
+    known = np.flatnonzero(samples.labels_N >= 0)
+    spread = np.unique(np.linspace(0, len(known) - 1, 4 * BATCH).astype(int)) if len(known) else known
+    for row in known[spread].tolist():
         try:
             images.append(load_input(paths[row].read_bytes(), preprocessing, MAX_PIXELS))
         except (ImageError, OSError):
             continue
         rows.append(row)
     if not images:
-        raise DataError(f"no image of {samples.root} can be read", "check `root` in data.toml")
+        raise DataError(f"no labelled image of {samples.root} can be read", "check `root` in data.toml")
     step = max(1, len(images) // BATCH)
     return images[::step][:BATCH], np.array(rows)[::step][:BATCH]

@@ -19,13 +19,14 @@ from finefold.nn.range_test import Ramp, has_exploded, smoothed, suggest_rate
 from finefold.recipe.schema import Recipe
 from finefold.report.curves import draw_range_test
 from finefold.runs.folder import RunFolder, write_text
+from finefold.steps.heads import fit_heads
 from finefold.steps.progress import SILENT, Progress
 from finefold.steps.rates import FOLD, check_has_steps, check_svg
 from finefold.steps.reading import Data, without_unreadable
 from finefold.steps.split import check_train_labels
-from finefold.steps.train import fit_heads, folds_of, given_split, head_of_one, prefix_cache
+from finefold.steps.train import folds_of, given_split, head_of_one, prefix_cache
 from finefold.steps.training import Training, phase_loop
-from finefold.steps.tuning import planned, with_prefixes
+from finefold.steps.tuning import planned, prefix_caches, with_prefixes
 
 LOW, HIGH, NUM_STEPS = 1e-6, 1.0, 100
 
@@ -158,7 +159,8 @@ def _training(
         training = replace(training, samples=samples.for_attribute(samples.space.names[0]))
         progress.say(f"each attribute has a model of its own: that of `{samples.space.names[0]}` is tested")
     tested = replace(training.plan, phases=(training.plan.phases[number],))
-    return replace(training, hashes=with_prefixes(replace(training, plan=tested), progress).hashes)
+    caches = prefix_caches(replace(training, plan=tested))
+    return with_prefixes(training, caches, progress)
 
 
 def _run(loop: PhaseLoop, recipe: Recipe, number: int, progress: Progress) -> RangeTest:

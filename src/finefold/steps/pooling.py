@@ -134,7 +134,7 @@ def pool_answers(
     """
     run = answers.run
     check_pooling(run, pooling)
-    ledger = run.ledger()
+    ledger = run.ledger().known()
     if pooling.is_transductive:
         groups_N, measured = _clustered(answers, pooling, ledger, progress)
     else:

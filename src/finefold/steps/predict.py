@@ -269,6 +269,16 @@ def _questions(run: Run, images: str | Path | None) -> _Questions:
     return _Questions(root, [names[place_of[name]] for name in form.ids], form)
 
 
+def image_names(run: Run, images: str | Path | None) -> tuple[Path, Sequence[str]]:
+    """A folder of images, that of [predict] where none is named, and the paths of its images under it.
+
+    Raises:
+        DataError: no folder is known, it does not exist, or holds no image.
+    """
+    root = _root(run, images)
+    return root, _listed(root)
+
+
 def _root(run: Run, images: str | Path | None) -> Path:
     if images is None and run.spec.predict is None:
         raise DataError(

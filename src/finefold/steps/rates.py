@@ -102,7 +102,7 @@ def plot_rates(
     with progress.stage("model", 0, ""):
         backbone = backbone_of(recipe)
         head = head_of_one(_any_heads(recipe, data.samples, backbone), data.samples, recipe)
-        plan, shapes = plan_phases(recipe, backbone, head, len(data.samples), progress)
+        plan, shapes, _ = plan_phases(recipe, backbone, head, len(data.samples), progress)
     training = Training(
         RunFolder(Path()),  # nothing is read from there or written to it
         recipe,

@@ -134,7 +134,7 @@ def _from_data(value: Value, num_folds: int, file: str) -> Value:
 
 def _size(recipe: Recipe, samples: SampleTable, split: Split, told: str) -> DataSize:
     counts_K, folds_N = samples.counts_K(), split.folds_for(samples.ids)
-    train_N = samples.train_labels_N
+    train_N = samples.train_strata.likely_N(counts_K)
     parts = [np.flatnonzero((folds_N != fold) & (train_N >= 0)) for fold in range(split.num_folds)]
     rows = max(parts, key=len)
     shown_E = epoch_rows(
@@ -187,7 +187,8 @@ def _about_size(recipe: Recipe, samples: SampleTable, size: DataSize) -> list[st
     names, counts_K = samples.space.class_names, samples.counts_K()
     members: dict[int, set[str]] = {}
     for label, group in zip(samples.labels_N.tolist(), samples.groups, strict=True):
-        members.setdefault(label, set()).add(group)
+        if label >= 0:
+            members.setdefault(label, set()).add(group)
     for label, name in enumerate(names):
         groups = len(members.get(label, ()))
         if counts_K[label] < size.folds:

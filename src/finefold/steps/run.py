@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from finefold.data.labels import LabelSpace
 from finefold.data.predictions import Ledger
 from finefold.data.sources import DataSpec, read_spec
-from finefold.errors import RunError
+from finefold.errors import RunError, UsageError
 from finefold.recipe.loader import load_recipe
 from finefold.recipe.schema import Recipe
 from finefold.runs.folder import RunFolder
@@ -133,16 +133,27 @@ class Run:
         return predict(self, images, overrides=overrides, adapt_prior=adapt_prior, progress=progress)
 
 
-def open_run(path: str | Path, *, network: "nn.Module | None" = None) -> Run:
+def open_run(path: str | Path, *, network: "nn.Module | None" = None, model: "nn.Module | None" = None) -> Run:
     """The run in a folder.
 
     Args:
         path: the folder.
         network: the module that was trained, where it was your own.
+        model: the same, where it was a whole model of your own.
 
     Raises:
         RunError: there is no finished run.
+        UsageError: the run is of no whole model.
+        WeightsError: the model is another.
     """
     folder = RunFolder(Path(path))
     manifest = folder.read_manifest()
+    if model is not None:
+        from finefold.nn.whole import without_head
+
+        if "head" not in manifest.get("own", {}):
+            raise UsageError(
+                f"{path} was not trained from a whole model of your own", "leave model out, or say network="
+            )
+        network = without_head(model, manifest["own"]["head"])
     return Run(folder, manifest, read_spec(folder.data), load_recipe(str(folder.recipe)), network)

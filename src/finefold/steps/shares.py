@@ -20,7 +20,6 @@ from finefold.metrics.correction import Correction, fit_correction, nested_corre
 from finefold.metrics.paired import Difference, draw
 from finefold.metrics.shift import ShareEstimate, estimate_shares, rake
 from finefold.recipe.training import AfterRecipe
-from finefold.steps.aligning import known_rows
 from finefold.steps.run import Run
 
 JOINT = "joint"
@@ -78,7 +77,7 @@ def adapt(
     Returns:
         the correction, which does what `after` says too, or None where shares are left as they are; and the account.
     """
-    ledger, space = known_rows(run.ledger()), run.space
+    ledger, space = run.ledger().known(), run.space
     before_K = np.bincount(ledger.labels_N, minlength=space.num_classes) / len(ledger.labels_N)
     estimates = () if given is not None else _estimates(ledger, space, probs_NK, run.recipe.seed)
     if given is not None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from finefold.data.findings import Finding
 from finefold.data.samples import SampleTable
@@ -18,6 +19,7 @@ from finefold.data.splits import (
     write_split,
 )
 from finefold.data.splits import make_split as deal
+from finefold.data.strata import MISSING
 from finefold.errors import SplitError
 from finefold.steps.progress import SILENT, Progress
 from finefold.steps.reading import Data, check_images
@@ -30,6 +32,7 @@ class SplitMade:
     Args:
         split: the folds.
         balance: counts per fold and class, and what could not be reached.
+        names: of the classes it counts: the joint ones, then the partial labels of samples that lack a value.
         file: where it was written.
         samples: the readable samples it covers.
         findings: images that were left out.
@@ -37,6 +40,7 @@ class SplitMade:
 
     split: Split
     balance: SplitBalance
+    names: tuple[str, ...]
     file: Path
     samples: SampleTable
     findings: tuple[Finding, ...]
@@ -47,6 +51,7 @@ def split(
 ) -> SplitMade:
     """Splits the readable samples into folds, stratified on all joint classes, groups kept whole.
 
+    Samples that lack an attribute's value are spread evenly too, those of each partial label by themselves.
     A column of fold numbers that data.toml names is taken as it is.
 
     Raises:
@@ -62,19 +67,37 @@ def split(
         )
     file.parent.mkdir(parents=True, exist_ok=True)
     write_split(made, file)
-    balance = describe_balance(made, labels_for(made, samples), samples.space.class_names)
-    return SplitMade(made, balance, file, samples, tuple(findings))
+    codes, names = strata_for(made, samples)
+    balance = describe_balance(made, codes, names, trainable=samples.space.num_classes)
+    return SplitMade(made, balance, names, file, samples, tuple(findings))
 
 
 def make(samples: SampleTable, *, folds: int, seed: int) -> Split:
     """A split of samples: the user's own column of folds where there is one, else a balanced one."""
-    groups = samples.groups if samples.is_grouped else None
-    names = samples.space.class_names
     if samples.fold is not None:
         own = split_from_folds(samples.ids, samples.fold.to_list(), samples.groups)
-        check_trainable(own, labels_for(own, samples), names)
+        _check_learnable(own, samples)
         return own
-    return deal(samples.ids, samples.labels_N, groups, class_names=names, folds=folds, seed=seed)
+    codes_N, names = _strata(samples)
+    groups, num_classes = samples.groups if samples.is_grouped else None, samples.space.num_classes
+    made = deal(samples.ids, codes_N, groups, class_names=names, trainable=num_classes, folds=folds, seed=seed)
+    _check_learnable(made, samples)
+    return made
+
+
+def _check_learnable(split: Split, samples: SampleTable) -> None:
+    """Every fold trains every class, and holds samples out whose joint class is known.
+
+    Raises:
+        SplitError: naming each fold that does not.
+    """
+    codes, names = strata_for(split, samples)
+    check_trainable(split, codes, names, trainable=samples.space.num_classes)
+    known = split.fold_N[codes < samples.space.num_classes]
+    unknown = sorted(set(range(split.num_folds)) - set(known.tolist()))
+    if unknown:
+        lines = [f"fold {fold} has no sample whose attributes are all known" for fold in unknown]
+        raise SplitError("\n".join(lines), "the joint class could not be scored there: use fewer folds")
 
 
 def check_groups(given: Split, samples: SampleTable) -> None:
@@ -96,7 +119,7 @@ def check_fits(given: Split, samples: SampleTable) -> Split:
         SplitError: it lacks samples, knows others, lets a group cross folds, or leaves a class untrainable.
     """
     check_split_covers(given, samples.ids, samples.groups)
-    check_trainable(given, labels_for(given, samples), samples.space.class_names)
+    _check_learnable(given, samples)
     return given
 
 
@@ -119,10 +142,21 @@ def check_train_labels(split: Split, samples: SampleTable) -> None:
         raise SplitError("\n".join(lines), "move the bounds of train_bands, or drop less with train_drop, in data.toml")
 
 
-def labels_for(split: Split, samples: SampleTable) -> list[int]:
-    """Joint codes in the split's own order."""
-    label_of = dict(zip(samples.ids, samples.labels_N.tolist(), strict=True))
-    return [label_of[name] for name in split.frame["id"]]
+def _strata(samples: SampleTable) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """What a split spreads evenly: [N] joint classes and partial labels, one of them for samples of which nothing is
+    known; and their names.
+    """
+    strata = samples.strata
+    if (strata.codes_N >= 0).all():
+        return strata.codes_N, strata.names
+    return np.where(strata.codes_N < 0, len(strata), strata.codes_N), (*strata.names, MISSING)
+
+
+def strata_for(split: Split, samples: SampleTable) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """The same in the split's own order."""
+    codes_N, names = _strata(samples)
+    code_of = dict(zip(samples.ids, codes_N.tolist(), strict=True))
+    return np.array([code_of[name] for name in split.frame["id"]], np.int64), names
 
 
 def make_split(data: Data, *, folds: int = 5, seed: int = 0, progress: Progress = SILENT) -> Split:

@@ -1,58 +1,41 @@
 """`finefold train`: samples and a recipe -> a run with its ledger, scores and pictures."""
 
-import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-import tomli_w
-from numpy.typing import NDArray
 
 from finefold.data.findings import Finding
-from finefold.data.predictions import Ledger, Predictions, write_parquet
+from finefold.data.predictions import Predictions
 from finefold.data.samples import SampleTable
-from finefold.data.schema import DataFile
-from finefold.data.splits import Split, read_split, write_split
+from finefold.data.splits import Split, read_split
 from finefold.errors import SplitError
 from finefold.nn.backbones import Backbone, find_backbone, own_backbone
 from finefold.nn.classifier import JointLogits
 from finefold.nn.engines import choose_engine
 from finefold.nn.features import Features, PrefixCache
 from finefold.nn.freezing import FreezePlan
-from finefold.nn.heads import JOINT, FoldHeads, LinearHead, blank_heads
-from finefold.nn.probe import fit_probe
+from finefold.nn.heads import JOINT, FoldHeads, blank_heads
 from finefold.recipe.loader import dump_recipe, load_recipe
 from finefold.recipe.schema import Recipe
-from finefold.report.pictures import draw_class_bars, draw_confusion
-from finefold.runs.folder import RunFolder, write_json, write_text
+from finefold.runs.folder import RunFolder
 from finefold.runs.provenance import provenance, text_hash
-from finefold.steps.after import fit_after
 from finefold.steps.choosing import Chosen, choose
-from finefold.steps.evaluate import score
+from finefold.steps.heads import Fitted, fit_heads
 from finefold.steps.history import write_histories
+from finefold.steps.outputs import train_shares, write_folds, write_inputs, write_results
 from finefold.steps.own import NOTHING, Own
 from finefold.steps.progress import SILENT, Progress
 from finefold.steps.reading import Data, without_unreadable
 from finefold.steps.run import Run, open_run
 from finefold.steps.split import check_fits, check_groups, check_train_labels, make
+from finefold.steps.tracking import OnEvent, check_track, tracked
 from finefold.steps.training import Training, ordinal_shares, quick_scores
 from finefold.steps.tuning import plan_lines, planned, tune
-
-TRAINED_ON_FLOOR = 1.0  # of heads that training goes on from, see `fit_probe`
-
-
-@dataclass(frozen=True)
-class _Fitted:
-    """Heads of every fold, and what they say of the rows they did not see."""
-
-    heads: tuple[FoldHeads, ...]
-    predictions: Predictions
-    strengths: dict[str, list[float]]
 
 
 def train(
@@ -63,6 +46,8 @@ def train(
     overrides: Sequence[str] = (),
     out: str | Path,
     own: Own = NOTHING,
+    track: Sequence[str] = (),
+    on_event: OnEvent | None = None,
     progress: Progress = SILENT,
 ) -> Run:
     """Trains a head for every fold on the cached features and writes the run.
@@ -74,14 +59,19 @@ def train(
         recipe: a preset's name, a TOML file's path, or a recipe.
         overrides: `key.path=value`, on top of the recipe.
         out: the run's folder; it must not hold a finished run.
-        own: a network, loss or augmentation of your own, in place of the recipe's.
+        own: a network or whole model, a loss or an augmentation of your own, in place of the recipe's.
+        track: `tensorboard`, `mlflow` or `wandb`: curves of the training, kept in the run's `track/`.
+        on_event: called with every step, epoch and the scores at the end, see steps/tracking.py.
         progress: told of the stages.
 
     Raises:
+        UsageError: what `track` names is not installed, or `own` does not fit the data.
         RecipeError, SplitError, RunError, WeightsError, EngineError, CacheError, DataError: see each.
     """
     start = time.perf_counter()
     chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
+    own.check_fits(data.space, chosen)
+    check_track(track)
     folder = RunFolder(Path(out))
     given = given_split(data, split, chosen, progress)
     fingerprint = {
@@ -91,65 +81,80 @@ def train(
         **{f"own {what}": text_hash(name) for what, name in own.about.items()},
     }
     with folder.begun(fingerprint):
-        cache = prefix_cache(chosen, progress, own)
-        with progress.stage("features", len(data.samples), "images") as advance:
-            features = cache.compute(data.samples.ids, data.samples.paths, advance=advance)
-        samples = without_unreadable(data.samples, list(features.findings))
-        for finding in features.findings:
-            progress.say(f"left out: {finding.ids[0]}: {finding.evidence['reason']}")
-        folds = folds_of(given, samples, features.findings, chosen)
-        check_train_labels(folds, samples)
-        if num_dropped := int((samples.train_labels_N < 0).sum()):
-            progress.say(f"train_drop keeps {num_dropped} of {len(samples)} samples out of training")
-        rows_ND = features.rows_ND[features.is_readable_N]
-        fitted = fit_heads(rows_ND, samples, folds, chosen, progress)
-        choice = None
-        if chosen.choose:
-            _tell_probe(fitted.predictions, samples, progress)
-            choice = _choose(folder, data, chosen, fitted, samples, folds, cache, progress, own)
-            for line in choice.lines:
-                progress.say(line)
-            chosen = choice.recipe
-            if chosen.is_probe_only:
-                fitted = fit_heads(rows_ND, samples, folds, chosen, progress)
-        _write_inputs(folder, data, samples, folds, chosen, cache.backbone)
+        with tracked(folder, track, chosen, on_event) as tell:
+            tell({"kind": "begin", "run": str(folder.path), "recipe": chosen.model_dump(mode="json")})
+            made = _train_into(folder, data, given, chosen, own, tell, progress)
+        folder.finish({**provenance(), "seconds": round(time.perf_counter() - start, 2), **made})
+    return open_run(folder.path, network=own.body)
+
+
+def _train_into(
+    folder: RunFolder,
+    data: Data,
+    given: Split | None,
+    chosen: Recipe,
+    own: Own,
+    tell: OnEvent,
+    progress: Progress,
+) -> dict[str, Any]:
+    """All of a run but its manifest, and what that keeps of how it was made."""
+    cache = prefix_cache(chosen, progress, own)
+    with progress.stage("features", len(data.samples), "images") as advance:
+        features = cache.compute(data.samples.ids, data.samples.paths, advance=advance)
+    samples = without_unreadable(data.samples, list(features.findings))
+    for finding in features.findings:
+        progress.say(f"left out: {finding.ids[0]}: {finding.evidence['reason']}")
+    folds = folds_of(given, samples, features.findings, chosen)
+    check_train_labels(folds, samples)
+    _tell_left_out(samples, chosen, progress)
+    rows_ND = features.rows_ND[features.is_readable_N]
+    hashes = tuple(np.asarray(features.hashes, object)[features.is_readable_N])
+    fitted = fit_heads(rows_ND, samples, folds, chosen, progress)
+    measured = {}
+    if chosen.choose:
+        _tell_probe(fitted.predictions, samples, progress)
+        choice = _choose(folder, data, chosen, fitted, samples, folds, cache, hashes, progress, own)
+        for line in choice.lines:
+            progress.say(line)
+        chosen, measured = choice.recipe, {"chosen": choice.to_dict()}
         if chosen.is_probe_only:
-            _write_folds(folder, fitted, samples, folds, cache.backbone)
-            predictions, plan = fitted.predictions, None
-        else:
-            _tell_probe(fitted.predictions, samples, progress)
-            head = head_of_one(fitted.heads[0], samples, chosen)
-            training = planned(folder, chosen, samples, folds, cache, head, progress, own)
-            plan = training.plan
-            for line in plan_lines(plan):
-                progress.say(line)
-            heads = fitted.heads if chosen.phase[0].is_probe else tuple(blank_heads(one) for one in fitted.heads)
-            predictions = tune(training, heads, progress)
-            write_histories(folder, chosen, samples, num_folds=folds.num_folds)
-        _write_results(folder, predictions, samples, folds, chosen, features.findings, was_chosen=choice is not None)
-        made = _about_run(chosen, samples, folds, cache, features, fitted, plan, own)
-        measured = {} if choice is None else {"chosen": choice.to_dict()}
-        folder.finish({**provenance(), "seconds": round(time.perf_counter() - start, 2), **made, **measured})
-    return open_run(folder.path, network=own.network)
+            fitted = fit_heads(rows_ND, samples, folds, chosen, progress)
+    write_inputs(folder, data, samples, folds, chosen, cache.backbone)
+    predictions, about = fitted.predictions, dict[str, Any]()
+    if chosen.is_probe_only:
+        write_folds(folder, fitted, samples, folds, cache.backbone)
+    else:
+        _tell_probe(fitted.predictions, samples, progress)
+        head = head_of_one(fitted.heads[0], samples, chosen)
+        training = replace(planned(folder, chosen, samples, folds, cache, head, progress, own), hashes=hashes)
+        for line in plan_lines(training.plan):
+            progress.say(line)
+        tuned = tune(training, _start_heads(fitted, chosen, own, progress), progress, tell=tell)
+        predictions, about = tuned.predictions, {**_about_plan(training.plan), **tuned.to_dict()}
+        write_histories(folder, chosen, samples, num_folds=folds.num_folds)
+    scores = write_results(folder, predictions, samples, folds, chosen, features.findings, was_chosen=bool(measured))
+    tell({"kind": "end", "scores": scores})
+    return {**_about_run(chosen, samples, folds, cache, features, fitted, about, own), **measured}
 
 
 def _choose(
     folder: RunFolder,
     data: Data,
     recipe: Recipe,
-    fitted: _Fitted,
+    fitted: Fitted,
     samples: SampleTable,
     split: Split,
     cache: PrefixCache,
+    hashes: tuple[bytes, ...],
     progress: Progress,
     own: Own,
 ) -> Chosen:
     """Measures what the recipe leaves open, in a trial run inside the run's working folder."""
 
     def plan(tried: Recipe) -> Training:
-        _write_inputs(folder.trial, data, samples, split, tried, cache.backbone)
+        write_inputs(folder.trial, data, samples, split, tried, cache.backbone)
         head = head_of_one(fitted.heads[0], samples, tried)
-        return planned(folder.trial, tried, samples, split, cache, head, progress, own)
+        return replace(planned(folder.trial, tried, samples, split, cache, head, progress, own), hashes=hashes)
 
     return choose(recipe, fitted.predictions, fitted.heads, samples, plan, progress)
 
@@ -160,8 +165,8 @@ def _about_run(
     split: Split,
     cache: PrefixCache,
     features: Features,
-    fitted: _Fitted,
-    plan: FreezePlan | None,
+    fitted: Fitted,
+    tuning: Mapping[str, Any],
     own: Own,
 ) -> dict[str, Any]:
     """What the manifest keeps of what the run was made of."""
@@ -171,12 +176,16 @@ def _about_run(
         "features": {"images": len(features.is_readable_N), "computed": features.num_computed},
         "strengths": fitted.strengths,
         "probe": quick_scores(fitted.predictions.probs_NK, samples.labels_N),
-        **({} if plan is None else {"plan": plan.to_dict(), "cut": plan.cut}),
+        **tuning,
         "train_shares": train_shares(samples).tolist(),
         "class_names": list(samples.space.class_names),
         "num_folds": split.num_folds,
         **({"own": dict(own.about)} if own.about else {}),
     }
+
+
+def _about_plan(plan: FreezePlan) -> dict[str, Any]:
+    return {"plan": plan.to_dict(), "cut": plan.cut}
 
 
 def _about_prefix(cache: PrefixCache) -> dict[str, Any]:
@@ -193,8 +202,8 @@ def prefix_cache(recipe: Recipe, progress: Progress, own: Own = NOTHING) -> Pref
     """The recipe's backbone, or the user's own, on the engine that runs it."""
     model = recipe.model
     with progress.stage("model", 0, ""):
-        if own.network is not None and own.preprocessing is not None:
-            backbone = own_backbone(own.network, own.preprocessing)
+        if own.body is not None and own.preprocessing is not None:
+            backbone = own_backbone(own.body, own.preprocessing)
         else:
             backbone = backbone_of(recipe)
         choice = choose_engine(backbone, engine=model.engine, precision=model.precision, report=progress.say)
@@ -235,42 +244,6 @@ def folds_of(given: Split | None, samples: SampleTable, findings: Sequence[Findi
     return check_fits(Split(given.frame.filter(~pl.col("id").is_in(lost))), samples)
 
 
-def fit_heads(
-    features_ND: NDArray[np.float16], samples: SampleTable, split: Split, recipe: Recipe, progress: Progress
-) -> _Fitted:
-    """One head per fold on the joint class, or one per fold and attribute."""
-    space, folds_N = samples.space, split.folds_for(samples.ids)
-    labels_N, train_N = samples.labels_N, samples.train_labels_N
-    tasks = {JOINT: (np.arange(space.num_classes), space.num_classes)}
-    if recipe.model.heads != "joint":
-        codes = space.attribute_codes()
-        tasks = {name: (codes[name], size) for name, size in zip(space.names, space.sizes, strict=True)}
-    heads: list[dict[str, LinearHead]] = [{} for _ in range(split.num_folds)]
-    probs: list[NDArray[np.float64]] = []
-    strengths = {}
-    for task, (codes_K, num_classes) in tasks.items():
-        with progress.stage(f"heads ({task})" if len(tasks) > 1 else "heads", 0, "steps") as advance:
-            probe = fit_probe(
-                features_ND,
-                codes_K[labels_N],
-                np.where(train_N >= 0, codes_K[train_N], -1),
-                folds_N,
-                num_classes=num_classes,
-                strengths=recipe.probe.strengths,
-                power=recipe.head_power,
-                floor=0.0 if recipe.is_probe_only else TRAINED_ON_FLOOR,
-                max_steps=recipe.probe.max_steps,
-                advance=partial(_step, advance),
-            )
-        for fold, head in enumerate(probe.heads):
-            heads[fold][task] = head
-        probs.append(probe.probs_NC)
-        strengths[task] = list(probe.strengths_F)
-    joint_NK = probs[0] if JOINT in tasks else space.joint_probs(probs)
-    predictions = Predictions(tuple(samples.ids), joint_NK, space.class_names)
-    return _Fitted(tuple(FoldHeads(fold) for fold in heads), predictions, strengths)
-
-
 def head_of_one(heads: FoldHeads, samples: SampleTable, recipe: Recipe) -> JointLogits:
     """The head of one trained model: of all attributes, or of the first where each has a model of its own."""
     if recipe.model.heads != "separate":
@@ -279,76 +252,37 @@ def head_of_one(heads: FoldHeads, samples: SampleTable, recipe: Recipe) -> Joint
     return JointLogits(FoldHeads({JOINT: heads.heads[first]}), samples.for_attribute(first).space)
 
 
+def _start_heads(fitted: Fitted, recipe: Recipe, own: Own, progress: Progress) -> tuple[FoldHeads, ...]:
+    """What each fold's training starts from: the probe's heads, a whole model's own, or heads that know nothing."""
+    if recipe.phase[0].is_probe:
+        if own.whole is not None:
+            progress.say(
+                f"the probe fits `{own.whole.path}` anew; without a probe phase training starts from your weights"
+            )
+        return fitted.heads
+    if own.whole is not None:
+        progress.say(f"no probe: training starts from your model's own last layer, `{own.whole.path}`")
+        return tuple(FoldHeads({JOINT: own.whole.head}) for _ in fitted.heads)
+    return tuple(blank_heads(one) for one in fitted.heads)
+
+
 def _tell_probe(predictions: Predictions, samples: SampleTable, progress: Progress) -> None:
     """What the heads alone reach, which the training has to beat."""
     scores = quick_scores(predictions.probs_NK, samples.labels_N)
     progress.say(f"probe, out of fold: accuracy {scores['accuracy']:.3f}, macro F1 {scores['macro_f1']:.3f}")
 
 
-def _step(advance: Callable[[int], None], _stage: str, _number: int) -> None:
-    advance(1)
-
-
-def train_shares(samples: SampleTable) -> NDArray[np.float64]:
-    """[K] class shares of what training sees."""
-    train_N = samples.train_labels_N
-    counts_K = np.bincount(train_N[train_N >= 0], minlength=samples.space.num_classes)
-    return np.asarray(counts_K / counts_K.sum())
-
-
-def _write_inputs(
-    folder: RunFolder, data: Data, samples: SampleTable, split: Split, recipe: Recipe, backbone: Backbone
-) -> None:
-    write_text(folder.recipe, dump_recipe(recipe))
-    write_text(folder.data, tomli_w.dumps(_absolute(data).model_dump(mode="json", by_alias=True, exclude_none=True)))
-    write_parquet(samples.frame, folder.samples)
-    write_split(split, folder.split)
-    backbone.copy_to(folder.backbone)
-
-
-def _absolute(data: Data) -> DataFile:
-    """data.toml with every path absolute, so that it means the same from inside the run."""
-    home, file = data.spec.folder, data.spec.file
-    sample_paths = {key: str(home / path) for key in ("csv", "patches") if (path := getattr(file.samples, key))}
-    sample_table = file.samples.model_copy(update={"root": str(data.spec.root), **sample_paths})
-    if file.predict is None:
-        return file.model_copy(update={"samples": sample_table})
-    paths = {key: str(home / path) for key in ("root", "template_csv") if (path := getattr(file.predict, key))}
-    return file.model_copy(update={"samples": sample_table, "predict": file.predict.model_copy(update=paths)})
-
-
-def _write_folds(folder: RunFolder, fitted: _Fitted, samples: SampleTable, split: Split, backbone: Backbone) -> None:
-    folds_N = split.folds_for(samples.ids)
-    header = {
-        "kind": "heads",
-        "class_names": list(samples.space.class_names),
-        "backbone": backbone.weights_hash,
-        "preprocessing": backbone.preprocessing.to_dict(),
-    }
-    frame = fitted.predictions.to_frame()
-    for fold, heads in enumerate(fitted.heads):
-        heads.write(folder.fold_weights(fold), {**header, "fold": fold})
-        write_parquet(frame.filter(pl.Series(folds_N == fold)), folder.fold_valid(fold))
-
-
-def _write_results(
-    folder: RunFolder,
-    predictions: Predictions,
-    samples: SampleTable,
-    split: Split,
-    recipe: Recipe,
-    findings: Sequence[Finding],
-    *,
-    was_chosen: bool,
-) -> None:
-    ledger = Ledger(predictions, split.folds_for(samples.ids), tuple(samples.groups), samples.labels_N)
-    ledger.write(folder.ledger)
-    scores = score(ledger, samples.space.attribute_table(), recipe, was_chosen=was_chosen)
-    write_json(folder.scores, scores)
-    if not recipe.after.is_nothing:
-        write_json(folder.after, fit_after(ledger, recipe.after, train_shares(samples), samples.space).to_dict())
-    write_text(folder.findings, json.dumps([finding.to_dict() for finding in findings], indent=1) + "\n")
-    names = samples.space.class_names
-    write_text(folder.picture("confusion"), draw_confusion(scores["confusion"], names, title="Out-of-fold confusion"))
-    bars = draw_class_bars(scores["classes"], title="Out-of-fold F1 per class")
-    write_text(folder.picture("classes"), bars)
+def _tell_left_out(samples: SampleTable, recipe: Recipe, progress: Progress) -> None:
+    """Which samples do not train, or not everything, and why."""
+    is_known_NA, is_trained_NA = samples.codes_NA >= 0, samples.train_codes_NA >= 0
+    if num_dropped := int((is_known_NA.any(axis=1) & ~is_trained_NA.any(axis=1)).sum()):
+        progress.say(f"train_drop keeps {num_dropped} of {len(samples)} samples out of training")
+    for name, count in samples.num_missing().items():
+        progress.say(f"{count} of {len(samples)} samples have no `{name}`: it is neither trained nor scored there")
+    num_partial = int((is_known_NA.any(axis=1) & ~is_known_NA.all(axis=1)).sum())
+    if num_partial and recipe.model.heads == "joint":
+        then = "; steps take them for all classes that they may be" * (not recipe.is_probe_only)
+        progress.say(
+            f"{num_partial} samples do not train the fit of the joint head, which needs all attributes{then}; "
+            'with model.heads = "per_attribute" what is known of them trains'
+        )

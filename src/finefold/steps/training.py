@@ -11,18 +11,19 @@ from numpy.typing import NDArray
 from finefold.data.samples import SampleTable
 from finefold.data.sources import read_spec
 from finefold.data.splits import Split, read_split
+from finefold.data.strata import Strata
 from finefold.errors import RecipeError
 from finefold.metrics.classification import confusion_matrix, log_loss_N, scores_from_confusion
 from finefold.nn.averaging import make_average
 from finefold.nn.backbones import IMAGES, Backbone
-from finefold.nn.classifier import Classifier, Tail
+from finefold.nn.classifier import Classifier, JointLogits, Tail
 from finefold.nn.engines import Choice
 from finefold.nn.features import PLAIN, PrefixCache
 from finefold.nn.freezing import FreezePlan, PhasePlan
-from finefold.nn.heads import JOINT
+from finefold.nn.heads import JOINT, FoldHeads
 from finefold.nn.loaders import CachedRows, ImageRows, Rows, TrainRole
 from finefold.nn.loop import HeadLosses, PhaseLoop, freeze
-from finefold.nn.losses import make_loss
+from finefold.nn.losses import make_loss, make_spread
 from finefold.nn.optim import make_optimiser
 from finefold.nn.sampling import class_counts
 from finefold.nn.schedules import make_schedule
@@ -43,12 +44,13 @@ class Training:
     Args:
         folder: the run.
         recipe, samples, split, plan, backbone: the run's.
-        hashes: [N] where each sample's rows lie in the prefix cache; empty before they were computed.
+        hashes: [N] where each sample's rows lie in the prefix cache; empty before they are known.
         shapes: cut -> shape of a row.
         choice: the engine that computed them.
         precision: of the steps.
         device: of the steps.
         own: what the user brought from Python.
+        is_compiled: whether steps are.
     """
 
     folder: RunFolder
@@ -63,27 +65,35 @@ class Training:
     precision: str
     device: torch.device
     own: Own = NOTHING
+    is_compiled: bool = False
 
     @classmethod
     def read(cls, folder: RunFolder, attribute: str | None = None, own: Own = NOTHING) -> "Training":
         """What the parent wrote; of one attribute's own models where it is named."""
         told = read_json(folder.training)
         spec = read_spec(folder.data)
-        samples = SampleTable(pl.read_parquet(folder.samples), spec.space, spec.root)
-        return cls(
-            folder if attribute is None else folder.part(attribute),
+        training = cls(
+            folder,
             load_recipe(str(folder.recipe)),
-            samples if attribute is None else samples.for_attribute(attribute),
+            SampleTable(pl.read_parquet(folder.samples), spec.space, spec.root),
             read_split(folder.split),
             FreezePlan.from_dict(told["plan"]),
-            replace(Backbone.read(folder.backbone), own=own.network),
+            replace(Backbone.read(folder.backbone), own=own.body, opened=frozenset(told["opened"])),
             tuple(bytes.fromhex(one) for one in told["hashes"]),
             {cut: tuple(shape) for cut, shape in told["shapes"].items()},
             Choice(told["engine"], told["engine_precision"], "as planned"),
             told["precision"],
             torch.device(told["device"]),
             own,
+            told["compiled"],
         )
+        return training.of(attribute)
+
+    def of(self, attribute: str | None) -> "Training":
+        """The same of one attribute's own models; as it is where none is named."""
+        if attribute is None:
+            return self
+        return replace(self, folder=self.folder.part(attribute), samples=self.samples.for_attribute(attribute))
 
     def backbone_at(self, cut: str) -> Backbone:
         """The backbone up to a cut."""
@@ -94,10 +104,12 @@ class Training:
         told = {
             "plan": self.plan.to_dict(),
             "shapes": {cut: list(shape) for cut, shape in self.shapes.items()},
+            "opened": sorted(self.backbone.opened or ()),
             "engine": self.choice.engine,
             "engine_precision": self.choice.precision,
             "precision": self.precision,
             "device": self.device.type,
+            "compiled": self.is_compiled,
             "hashes": [one.hex() for one in self.hashes],
         }
         write_json(self.folder.training, told)
@@ -131,12 +143,14 @@ def train_role(training: Training, plan: PhasePlan, samples: NDArray[np.int64], 
         augment = Augment.of(training.own.augment, training.backbone.preprocessing, views=recipe.augment.views)
     elif recipe.augment.preset != "none" or recipe.augment.classes:
         augment = make_augment(recipe.augment, training.backbone.preprocessing, table.space.class_names)
+    strata = table.train_strata
     return TrainRole(
         training.rows(plan.cut),
         samples,
-        table.train_labels_N,
+        strata.likely_N(_counts_S(strata, samples)[: table.space.num_classes]),
         np.unique(table.groups, return_inverse=True)[1],
-        table.space.num_classes,
+        strata.codes_N,
+        len(strata),
         recipe,
         augment if plan.cut == IMAGES else None,
         key,
@@ -144,18 +158,33 @@ def train_role(training: Training, plan: PhasePlan, samples: NDArray[np.int64], 
 
 
 def head_losses(training: Training, trained: NDArray[np.int64]) -> HeadLosses:
-    """The recipe's loss, or the user's own, for each head, with class counts of what trains."""
-    recipe, samples = training.recipe, training.samples
+    """The recipe's loss, or the user's own, for each head, with class counts of what trains.
+
+    A head per attribute learns from the samples whose attribute is known; a joint head learns from a partial label
+    that it is one of the classes it may be.
+    """
+    recipe, strata = training.recipe, training.samples.train_strata
     said = recipe.loss if training.own.loss is None else training.own.loss
-    space, labels_N = samples.space, samples.train_labels_N[trained]
-    members = {JOINT: np.eye(space.num_classes)}
+    num_classes, counts_S = strata.space.num_classes, _counts_S(strata, trained)
+    members = {JOINT: np.eye(len(strata))[:, :num_classes]}
     if recipe.model.heads == "per_attribute":
-        sizes = dict(zip(space.names, space.sizes, strict=True))
-        members = {name: np.eye(sizes[name])[codes_K] for name, codes_K in space.attribute_codes().items()}
-    counts_K = class_counts(labels_N, space.num_classes)
-    losses = {name: make_loss(said, (counts_K @ member_KC).astype(np.int64)) for name, member_KC in members.items()}
-    tensors = {name: torch.from_numpy(member_KC).float() for name, member_KC in members.items()}
-    return HeadLosses(losses, tensors, {name: recipe.loss.attributes.get(name, 1.0) for name in members})
+        members = {name: strata.members(name) for name in strata.space.names}
+    counts = {name: (counts_S @ member_SC).astype(np.int64) for name, member_SC in members.items()}
+    shares, spread = {name: float(counts_C.sum() / len(trained)) for name, counts_C in counts.items()}, None
+    if JOINT in members and len(strata) > num_classes:
+        shares, spread = {}, make_spread(said, strata.possible_PK, counts[JOINT])
+    return HeadLosses(
+        {name: make_loss(said, counts_C) for name, counts_C in counts.items()},
+        {name: torch.from_numpy(member_SC).float() for name, member_SC in members.items()},
+        {name: recipe.loss.attributes.get(name, 1.0) for name in members},
+        {name: share for name, share in shares.items() if share < 1},
+        spread,
+    )
+
+
+def _counts_S(strata: Strata, trained: NDArray[np.int64]) -> NDArray[np.int64]:
+    """[S] how many of some samples are of each stratum."""
+    return class_counts(strata.codes_N[trained], len(strata))
 
 
 def ordinal_shares(recipe: Recipe, samples: SampleTable, rows: NDArray[np.int64]) -> dict[str, list[float]]:
@@ -175,24 +204,33 @@ def ordinal_shares(recipe: Recipe, samples: SampleTable, rows: NDArray[np.int64]
         raise RecipeError(
             f"model.ordinal names `{unknown[0]}`, which is no attribute", f"the data has {', '.join(space.names)}"
         )
-    train_N = samples.train_labels_N[rows]
-    codes, sizes = space.attribute_codes(), dict(zip(space.names, space.sizes, strict=True))
+    codes_NA = samples.train_codes_NA[rows]
     shares = {}
     for name in recipe.model.ordinal:
-        counts_C = class_counts(codes[name][train_N[train_N >= 0]], sizes[name])
+        place = space.names.index(name)
+        codes_N = codes_NA[:, place]
+        counts_C = class_counts(codes_N[codes_N >= 0], space.sizes[place])
         shares[name] = (counts_C / counts_C.sum()).tolist()
     return shares
 
 
 def trained_by(training: Training, fold: int) -> NDArray[np.int64]:
-    """Numbers of the samples that a fold trains on."""
+    """Numbers of the samples that a fold trains on: of which something is known."""
     folds_N = training.split.folds_for(training.samples.ids)
-    return np.flatnonzero((folds_N != fold) & (training.samples.train_labels_N >= 0))
+    return np.flatnonzero((folds_N != fold) & (training.samples.train_codes_NA >= 0).any(axis=1))
 
 
 def held_out_by(training: Training, fold: int) -> NDArray[np.int64]:
     """Numbers of the samples that a fold is judged by."""
     return np.flatnonzero(training.split.folds_for(training.samples.ids) == fold)
+
+
+def start_classifier(training: Training, fold: int) -> Classifier:
+    """A fold's model before its first step, on the training's device."""
+    network = training.backbone.build_network().to(memory_format=torch.channels_last)
+    ordinal = ordinal_shares(training.recipe, training.samples, trained_by(training, fold))
+    heads = FoldHeads.read(training.folder.start_weights(fold))
+    return Classifier(network, JointLogits(heads, training.samples.space, ordinal)).to(training.device)
 
 
 def phase_loop(training: Training, classifier: Classifier, fold: int, number: int) -> PhaseLoop:
@@ -225,6 +263,7 @@ def phase_loop(training: Training, classifier: Classifier, fold: int, number: in
         precision=training.precision,
         device=training.device,
         average_from=round(recipe.train.swa_start * num_steps) if recipe.train.average == "swa" else 0,
+        is_compiled=training.is_compiled,
     )
 
 
@@ -246,7 +285,8 @@ def phase_lengths(training: Training, fold: int) -> Iterator[tuple[int, int, int
 
 
 def quick_scores(probs_NK: NDArray[np.float64], labels_N: NDArray[np.int64]) -> dict[str, float]:
-    """Accuracy, macro F1 and log loss of one fold."""
+    """Accuracy, macro F1 and log loss of the samples whose class is known, at least one; of others the label is -1."""
+    probs_NK, labels_N = probs_NK[labels_N >= 0], labels_N[labels_N >= 0]
     scores = scores_from_confusion(confusion_matrix(labels_N, probs_NK.argmax(axis=1), probs_NK.shape[1]))
     return {
         "accuracy": float(scores.accuracy),
@@ -257,6 +297,7 @@ def quick_scores(probs_NK: NDArray[np.float64], labels_N: NDArray[np.int64]) -> 
 
 def collapse(probs_NK: NDArray[np.float64], labels_N: NDArray[np.int64], class_names: Sequence[str]) -> str | None:
     """What to say where nearly every prediction is of one class, and the truth is not."""
+    probs_NK, labels_N = probs_NK[labels_N >= 0], labels_N[labels_N >= 0]
     counts_K = np.bincount(probs_NK.argmax(axis=1), minlength=probs_NK.shape[1])
     top = int(counts_K.argmax())
     share, truth = counts_K[top] / len(labels_N), float((labels_N == top).mean())

@@ -2,8 +2,10 @@
 
 import shutil
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -15,16 +17,18 @@ from finefold.data.splits import Split
 from finefold.nn.backbones import IMAGES, POOLED, Backbone
 from finefold.nn.classifier import JointLogits
 from finefold.nn.cutting import Chain, CutPoint, find_cuts
-from finefold.nn.devices import training_device, training_precision
+from finefold.nn.devices import has_compiler, training_device, training_precision
 from finefold.nn.features import DTYPE, PrefixCache
 from finefold.nn.freezing import FreezePlan, make_plan, plan_rows
 from finefold.nn.heads import JOINT, FoldHeads
 from finefold.recipe.schema import Recipe
 from finefold.runs.folder import RunFolder
-from finefold.scale.processes import Message, num_workers, run_jobs
+from finefold.scale.processes import Message, Workers
+from finefold.steps.expecting import MEASURED, Expected, Pace, expect, is_short, mean_pace
 from finefold.steps.folds import do_job
 from finefold.steps.own import NOTHING, Own
 from finefold.steps.progress import Progress
+from finefold.steps.tracking import OnEvent, unheard
 from finefold.steps.training import Training, phase_lengths, views_needed
 
 GIGABYTE = 1e9
@@ -59,8 +63,8 @@ class Budget:
 
 def plan_phases(
     recipe: Recipe, backbone: Backbone, head: JointLogits, num_samples: int, progress: Progress, own: Own = NOTHING
-) -> tuple[FreezePlan, dict[str, tuple[int, ...]]]:
-    """The freeze plan, and the shape of a row at each of its cuts.
+) -> tuple[FreezePlan, dict[str, tuple[int, ...]], Backbone]:
+    """The freeze plan, the shape of a row at each of its cuts, and the backbone, knowing what finding them opened.
 
     Args:
         recipe: its phases.
@@ -87,7 +91,7 @@ def plan_phases(
     else:
         _tell_of_cuts(plan, make_plan(recipe, network, head, chain, fits=lambda _: True), chain, budget, progress)
     shapes = {POOLED: (backbone.num_features,), IMAGES: _image_shape(backbone)}
-    return plan, shapes | {cut.name: cut.shape for cut in chain.cuts}
+    return plan, shapes | {cut.name: cut.shape for cut in chain.cuts}, replace(backbone, opened=chain.opened)
 
 
 def planned(
@@ -113,11 +117,15 @@ def planned(
         RecipeError: a phase trains nothing, or names what the model lacks.
     """
     device = training_device()
-    plan, shapes = plan_phases(recipe, cache.backbone, head, len(samples), progress, own)
+    plan, shapes, backbone = plan_phases(recipe, cache.backbone, head, len(samples), progress, own)
     precision = training_precision(recipe.train.precision, device)
-    return Training(
-        folder, recipe, samples, split, plan, cache.backbone, (), shapes, cache.choice, precision, device, own
+    is_compiled = recipe.train.compile and has_compiler()
+    if recipe.train.compile and not is_compiled:
+        progress.say("train.compile: there is no C++ compiler here (g++, clang++ or $CXX), so steps are not compiled")
+    training = Training(
+        folder, recipe, samples, split, plan, backbone, (), shapes, cache.choice, precision, device, own
     )
+    return replace(training, is_compiled=is_compiled)
 
 
 def plan_lines(plan: FreezePlan) -> list[str]:
@@ -130,9 +138,9 @@ def plan_lines(plan: FreezePlan) -> list[str]:
         until = {POOLED: "the whole network", IMAGES: "nothing"}.get(phase.cut, f"up to {phase.cut}")
         lines.append(f"phase {number}: {phase.says} for {phase.until}; computed once: {until}")
         for row in plan_rows(plan):
-            if row.phase == number and row.trained:
+            if row.phase == number and row.tensors:
                 norms = f"{row.running} batch norms averaging" if row.running else "batch norms frozen"
-                share = f"{row.trained} of {row.tensors} tensors"
+                share = f"{row.tensors} of {row.all_tensors} tensors"
                 lines.append(
                     f"  {row.stage:<16} {share:<22} lr {row.lr:<8.2g} weight decay {row.weight_decay:<6g} {norms}"
                 )
@@ -156,51 +164,136 @@ def _tell_of_cuts(plan: FreezePlan, wished: FreezePlan, chain: Chain, budget: Bu
             )
 
 
+@dataclass(frozen=True)
+class Tuned:
+    """What training gave.
+
+    Args:
+        predictions: of every sample that a trained fold held out.
+        expected: seconds that were foretold; None where it was to be short, or could not be told.
+        took: seconds since this start, of prefixes and training.
+    """
+
+    predictions: Predictions
+    expected: Expected | None
+    took: Mapping[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Seconds, as the manifest keeps them."""
+        told = {} if self.expected is None else {"expected": self.expected.to_dict()}
+        return {**told, "took": {name: round(seconds, 1) for name, seconds in self.took.items()}}
+
+
 def tune(
-    training: Training, heads: Sequence[FoldHeads], progress: Progress, *, folds: Sequence[int] | None = None
-) -> Predictions:
-    """Trains every fold as the plan says, or some; the out-of-fold predictions.
+    training: Training,
+    heads: Sequence[FoldHeads],
+    progress: Progress,
+    *,
+    folds: Sequence[int] | None = None,
+    tell: OnEvent = unheard,
+) -> Tuned:
+    """Trains every fold as the plan says, or some.
 
     With parts of the user's own, the folds train in this process, one after the other.
 
     Args:
-        training: without hashes; its folder has recipe, samples, split and backbone already.
+        training: with hashes; its folder has recipe, samples, split and backbone already.
         heads: [F] what each fold starts from.
         progress: told of the stages, and of every fold's epochs.
         folds: numbers of those that are trained; all where None.
+        tell: told of every step and epoch, as they come.
 
     Raises:
         TrainingError: a loss is not finite, or a worker died.
     """
-    training = with_prefixes(training, progress)
     folder, samples, split, own = training.folder, training.samples, training.split, training.own
-    wanted = tuple(range(split.num_folds)) if folds is None else tuple(folds)
-    training.write()
     attributes = models_of(training.recipe, samples)
     for fold, head in enumerate(heads):
         for name in attributes:
             home, start = (folder, head) if name is None else (folder.part(name), FoldHeads({JOINT: head.heads[name]}))
             start.write(home.start_weights(fold), {"kind": "heads"})
-    of_one = sum(num_steps for fold in wanted for _, num_steps, _ in phase_lengths(training, fold))
-    steps = of_one * len(attributes)
-    jobs: list[Message] = [
-        {"run": str(folder.path.resolve()), "fold": fold, "attribute": name} for name in attributes for fold in wanted
-    ]
-    what = f"{len(wanted)} folds" if len(wanted) > 1 else "one fold"
-    if attributes != (None,):
+    wanted = tuple(range(split.num_folds)) if folds is None else tuple(folds)
+    jobs = [(name, fold) for name in attributes for fold in wanted]
+    caches = prefix_caches(training)
+    with Workers("finefold.steps.folds", len(jobs)) as workers:
+        work = _Work(folder, workers, own)
+        expected = _foretell(training, jobs, caches, work, progress)
+        begin = time.perf_counter()
+        training = with_prefixes(training, caches, progress)
+        middle = time.perf_counter()
+        training.write()
+        _train(training, jobs, work, progress, tell)
+        took = {"prefix": middle - begin, "training": time.perf_counter() - middle}
+    is_one = attributes == (None,)
+    found = gather(folder, samples, wanted) if is_one else _gather_parts(folder, samples, split, wanted)
+    return Tuned(found, expected, took)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Who does jobs: workers, or this process where there are parts of the user's own."""
+
+    folder: RunFolder
+    workers: Workers
+    own: Own
+
+    @property
+    def at_once(self) -> int:
+        """How many jobs side by side."""
+        return len(self.workers) if self.own.is_empty else 1
+
+    def run(
+        self, jobs: Sequence[tuple[str | None, int]], tell: Callable[[Message], None], own: Own, **more: Any
+    ) -> None:
+        """Does what the folds' module does with an attribute and a fold."""
+        home = str(self.folder.path.resolve())
+        messages: list[Message] = [{"run": home, "fold": fold, "attribute": name, **more} for name, fold in jobs]
+        if self.own.is_empty:
+            self.workers.run(messages, tell)
+            return
+        for message in messages:
+            do_job(message, lambda told: tell(dict(told)), threading.Event(), own)
+
+
+def _foretell(
+    training: Training,
+    jobs: Sequence[tuple[str | None, int]],
+    caches: Mapping[str, PrefixCache],
+    work: _Work,
+    progress: Progress,
+) -> Expected | None:
+    """How long all of it will take, where that is long; said before it starts."""
+    own = training.own
+    is_unknown = own.augment is not None or training.is_compiled  # it may count its calls; compiling takes a minute
+    if is_unknown or is_short(training, jobs):
+        return None
+    training.write()
+    said: list[Message] = []
+    with progress.stage("measuring", 0, ""):
+        work.run([jobs[0]] * work.at_once, said.append, replace(own, loss=None), measure=True)
+        found = [message["paces"] for message in said if message["kind"] == MEASURED and message["paces"]]
+        if not found:
+            return None
+        numbers = [number for number, phase in enumerate(training.plan.phases) if not phase.is_probe]
+        paces = {number: mean_pace([Pace(**one[place]) for one in found]) for place, number in enumerate(numbers)}
+        expected = expect(training, jobs, paces, caches, views_needed(training.recipe), at_once=work.at_once)
+    progress.say(str(expected))
+    return expected
+
+
+def _train(
+    training: Training, jobs: Sequence[tuple[str | None, int]], work: _Work, progress: Progress, tell: OnEvent
+) -> None:
+    """All folds, to their ends."""
+    attributes = {name for name, _ in jobs}
+    steps = sum(num_steps for _, fold in jobs for _, num_steps, _ in phase_lengths(training, fold))
+    num_folds = len({fold for _, fold in jobs})
+    what = f"{num_folds} folds" if num_folds > 1 else "one fold"
+    if attributes != {None}:
         what += f" of {len(attributes)} attributes' own models"
-    side_by_side = num_workers(len(jobs)) if own.is_empty else 1
-    progress.say(f"training {what}, {side_by_side} at a time, {training.precision} on {training.device.type}")
+    progress.say(f"training {what}, {work.at_once} at a time, {training.precision} on {training.device.type}")
     with progress.stage("training", steps, "steps") as advance:
-        told = _Told(progress, advance, training.plan)
-        if own.is_empty:
-            run_jobs("finefold.steps.folds", jobs, told)
-        else:
-            for job in jobs:
-                do_job(job, lambda message: told(dict(message)), threading.Event(), own)
-    if attributes == (None,):
-        return gather(folder, samples, wanted)
-    return _gather_parts(folder, samples, split, wanted)
+        work.run(jobs, _Told(progress, advance, training.plan, tell), training.own)
 
 
 def models_of(recipe: Recipe, samples: SampleTable) -> tuple[str | None, ...]:
@@ -221,14 +314,16 @@ def _gather_parts(folder: RunFolder, samples: SampleTable, split: Split, folds: 
 
 
 class _Told:
-    """What workers say, as progress."""
+    """What workers say, as progress and as events."""
 
-    def __init__(self, progress: Progress, advance: Callable[[int], None], plan: FreezePlan) -> None:
-        self._progress, self._advance, self._plan = progress, advance, plan
+    def __init__(self, progress: Progress, advance: Callable[[int], None], plan: FreezePlan, tell: OnEvent) -> None:
+        self._progress, self._advance, self._plan, self._tell = progress, advance, plan, tell
         self._done: dict[tuple[str | None, int, int], int] = {}
 
     def __call__(self, message: Message) -> None:
         kind = message["kind"]
+        if kind in ("step", "epoch"):
+            self._tell(message)
         if kind == "say":
             self._progress.say(message["line"])
         elif kind == "epoch":
@@ -245,14 +340,16 @@ class _Told:
             self._advance(message["steps"])
 
 
-def with_prefixes(training: Training, progress: Progress) -> Training:
+def prefix_caches(training: Training) -> dict[str, PrefixCache]:
+    """The caches of every phase's prefix, by their cuts."""
+    cuts = (phase.cut for phase in training.plan.phases if not phase.is_probe and phase.cut != IMAGES)
+    return {cut: training.cache(cut) for cut in dict.fromkeys(cuts)}
+
+
+def with_prefixes(training: Training, caches: Mapping[str, PrefixCache], progress: Progress) -> Training:
     """Computes every phase's prefix once; the training with the hash of each sample's image."""
-    recipe, samples = training.recipe, training.samples
-    views = views_needed(recipe)
-    hashes: tuple[bytes, ...] = ()
-    cuts = dict.fromkeys(phase.cut for phase in training.plan.phases if not phase.is_probe and phase.cut != IMAGES)
-    for cut in cuts:
-        cache = training.cache(cut)
+    samples, views, hashes = training.samples, views_needed(training.recipe), training.hashes
+    for cut, cache in caches.items():
         size = cache.row_bytes * len(samples) * len(views) / GIGABYTE
         told = f"prefix up to {cut}, {len(views)} views, {size:.1f} GB"
         progress.say(f"{told}: computed once for all folds")

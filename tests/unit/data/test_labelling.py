@@ -1,5 +1,6 @@
 """Raw values to classes: training-only bands, patches, and the wording of everything that does not fit."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -80,7 +81,11 @@ def test_values_no_class_claims_are_refused() -> None:
     values = ["cat", None, "Cat", "Cat", " dog", "3", "4", "5"]
     assert told(raw(kind=values), KIND) == (
         "[attributes.kind]: 7 samples have a value no class claims: (empty), `Cat`, ` dog`, `3`, `4`",
-        "declared are cat, dog; add the value to a class, or mend the rows",
+        "declared are cat, dog; add the value to a class, or mend the rows; if empty ones are not known, declare "
+        'them: missing = [""]',
+    )
+    assert (
+        told(raw(kind=["cat", "Cat"]), KIND)[1] == "declared are cat, dog; add the value to a class, or mend the rows"
     )
 
 
@@ -120,7 +125,7 @@ def test_what_is_no_number_is_refused(text: str | None, shown: str) -> None:
     """A banded attribute's blank, word, not-a-number or infinity is an error that shows it."""
     assert told(raw(age=["20", text]), age()) == (
         f"[attributes.age]: 1 values are not numbers, e.g. {shown}",
-        "mend the rows",
+        "mend the rows" + ("" if text else '; if empty ones are not known, declare them: missing = [""]'),
     )
 
 
@@ -144,6 +149,67 @@ def test_one_dropped_attribute_drops_the_sample() -> None:
     table = label(raw(kind=["dog", "dog"], age=["58", "20"]), KIND, age(train_drop=((57, 60),)))
     assert table["label"].to_list() == [4, 3]
     assert table["train_label"].to_list() == [None, 3]
+
+
+# -------------------------------------------------------------------------------------------------- missing
+
+
+def lacking(attribute: Attribute, *missing: str) -> Attribute:
+    return replace(attribute, missing=missing)
+
+
+def test_declared_values_are_missing() -> None:
+    """A declared value, an empty cell as the empty text, is no class of its attribute, and leaves the others theirs."""
+    source = raw(kind=["dog", "?", "cat", "kitten"], age=["30", "20", None, ""])
+    table = label(source, lacking(KIND, "?"), lacking(age(), "", "unknown"))
+    assert table["kind"].to_list() == ["dog", None, "cat", "cat"]
+    assert table["age"].to_list() == ["30-59", "<30", None, None]
+    assert table["label"].to_list() == table["train_label"].to_list() == [4, None, None, None]
+    assert table["train_codes"].to_list() == [[1, 1], [-1, 0], [0, -1], [0, -1]]
+
+
+def test_nothing_is_missing_that_was_not_declared() -> None:
+    """Declaring one value lets no other through, of classes and of numbers."""
+    assert (
+        "1 samples have a value no class claims: (empty)" in told(raw(kind=["dog", "?", None]), lacking(KIND, "?"))[0]
+    )
+    assert "1 values are not numbers, e.g. `?`" in told(raw(age=["", "?", "20"]), lacking(age(), ""))[0]
+    assert "1 samples have a value no class claims: ` `" in told(raw(kind=["dog", " "]), lacking(KIND, ""))[0]
+
+
+def test_a_table_that_lacks_nothing_is_as_it_was() -> None:
+    """Declaring values that never occur changes nothing of the table."""
+    source = raw(kind=["dog", "cat"], age=["30", "20"])
+    assert label(source, lacking(KIND, "", "?"), lacking(age(), "")).equals(label(source, KIND, age()))
+
+
+def test_a_declared_value_beats_patterns() -> None:
+    """Declared values are taken as they are written, no matter which pattern would match them."""
+    anything = Attribute("kind", ("cat", "other"), "kind", (("cat",), ("*",)), missing=("?", "un*"))
+    table = label(raw(kind=["cat", "?", "x", "unknown", "un*"]), anything)
+    assert table["kind"].to_list() == ["cat", None, "other", "other", None]
+
+
+def test_a_class_cannot_be_missing() -> None:
+    """A value that means a class, or names one, is not declared missing."""
+    for text in ("dog", "kitten*"):
+        with pytest.raises(DataError, match="is declared missing, and is a class or a value of one"):
+            lacking(KIND, text)
+
+
+def test_what_is_dropped_from_training_trains_nothing() -> None:
+    """`train_drop` keeps the whole sample out, what is known of it beside a missing value too."""
+    table = label(
+        raw(kind=["?", "?", "cat"], age=["58", "20", ""]), lacking(KIND, "?"), lacking(age(None, ((57, 60),)), "")
+    )
+    assert table["age"].to_list() == ["30-59", "<30", None]
+    assert table["train_codes"].to_list() == [[-1, -1], [-1, 0], [0, -1]]
+
+
+def test_training_bands_hold_beside_a_missing_value() -> None:
+    """What training sees of a banded number does not depend on another attribute being known."""
+    table = label(raw(kind=["?"], age=["58"]), lacking(KIND, "?"), age({"<30": 29, "30-59": 58, ">=60": float("inf")}))
+    assert (table["age"].to_list(), table["train_codes"].to_list()) == (["30-59"], [[-1, 2]])
 
 
 # -------------------------------------------------------------------------------------------------- patches
@@ -192,6 +258,16 @@ def test_a_patch_may_correct_a_band(patches: Path) -> None:
     """A banded attribute is patched by the band's name as well."""
     write(patches, "a,age,30-59,>=60,")
     assert label(raw(age=["57"]), age(), patches=patches)["age"].to_list() == [">=60"]
+
+
+def test_patches_fill_gaps_and_make_them(patches: Path) -> None:
+    """A declared value stands in a patch for not known: before it is filled in, and after it is taken back."""
+    write(patches, "a,kind,?,dog,", "b,kind,dog,?,", "a,age,,58,", "b,age,20,,", "c,age,,>=60,", "b,age,,33,found")
+    source = raw(kind=["?", "dog", "cat"], age=["", "20", ""])
+    table = label(source, lacking(KIND, "?"), lacking(age(None, ((57, 60),)), ""), patches=patches)
+    assert table["kind"].to_list() == ["dog", None, "cat"]
+    assert table["age"].to_list() == ["30-59", "30-59", ">=60"]
+    assert table["train_codes"].to_list() == [[-1, -1], [-1, 1], [0, 2]]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])

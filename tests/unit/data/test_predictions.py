@@ -212,3 +212,42 @@ def test_a_torn_ledger_is_refused(tmp_path: Path) -> None:
     ledger().write(path)
     path.write_bytes(path.read_bytes()[:-40])
     told(lambda: Ledger.read(path), RunError)
+
+
+CODES = np.array([[0, 2], [0, -1], [-1, -1]])
+
+
+def test_a_ledger_with_gaps_reads_back(tmp_path: Path) -> None:
+    """Where attributes' values are missing a sample has no label, and keeps the codes of what is known."""
+    written = ledger(labels_N=np.array([2, -1, -1]), codes_NA=CODES)
+    written.write(tmp_path / "oof.parquet")
+    read = Ledger.read(tmp_path / "oof.parquet")
+    assert read.labels_N.tolist() == [2, -1, -1]
+    assert read.codes_NA is not None
+    assert read.codes_NA.tolist() == CODES.tolist()
+    assert read.predictions.class_names == NAMES
+    assert pl.read_parquet(tmp_path / "oof.parquet")["label"].to_list() == [NAMES[2], None, None]
+
+
+def test_a_ledger_without_gaps_is_written_as_ever(tmp_path: Path) -> None:
+    """No column is added where every label is known whole."""
+    ledger().write(tmp_path / "oof.parquet")
+    assert pl.read_parquet(tmp_path / "oof.parquet").columns == ["id", "fold", "group", "label", *NAMES]
+    assert Ledger.read(tmp_path / "oof.parquet").codes_NA is None
+
+
+def test_labels_and_codes_agree_on_what_is_missing(tmp_path: Path) -> None:
+    """A label beside a gap, no label without one, or codes of other samples are refused, and a file with such too."""
+    assert (
+        told(lambda: ledger(labels_N=np.array([2, 1, -1]), codes_NA=CODES))
+        == "a ledger's label is no code of its classes"
+    )
+    assert told(lambda: ledger(labels_N=np.array([-1, -1, -1]), codes_NA=CODES)) == (
+        "a ledger's label is no code of its classes"
+    )
+    assert told(lambda: ledger(labels_N=np.array([2, -1, -1]))) == "a ledger's label is no code of its classes"
+    assert told(lambda: ledger(codes_NA=CODES[:2])) == "a ledger has 3 labels and 2 rows of codes"
+    ledger().write(tmp_path / "oof.parquet")
+    frame = pl.read_parquet(tmp_path / "oof.parquet")
+    frame.with_columns(label=pl.lit(None, pl.String)).write_parquet(tmp_path / "oof.parquet")
+    assert "a row lacks its id, fold, group or label" in told(lambda: Ledger.read(tmp_path / "oof.parquet"), RunError)

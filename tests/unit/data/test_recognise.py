@@ -261,6 +261,17 @@ def test_labels_with_gaps_are_told(tmp_path: Path) -> None:
         read(tmp_path)
 
 
+def test_blanks_beside_other_labels_are_declared(tmp_path: Path) -> None:
+    """Where a sample has another label, a blank one is declared missing and told; other columns declare nothing."""
+    names = images(tmp_path)
+    write_rows(tmp_path / "t.csv", file=names, sort=["a", "b"] * 4, mood=["x", None, "y", "y", "x", None, "x", "y"])
+    layout, samples = read(tmp_path)
+    assert layout.tables["attributes"]["mood"] == {"from": "mood", "classes": ["x", "y"], "missing": [""]}
+    assert "missing" not in layout.tables["attributes"]["sort"]
+    assert layout.notes[-1] == "2 blank values of `mood` are taken for not known ([attributes.mood] missing)"
+    assert samples.num_missing() == {"mood": 2}
+
+
 # ---------------------------------------------------------------------------------------------- mask layout
 
 

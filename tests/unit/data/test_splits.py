@@ -357,3 +357,20 @@ def test_ids_are_texts() -> None:
         "ids and groups are texts; `7` is of type int"
     ]
     assert split_from_folds(np.array(["07", "12"]), [0, 1], None).folds_for(["12"]).tolist() == [1]  # type: ignore[arg-type]
+
+
+def test_only_the_first_classes_must_be_trainable() -> None:
+    """Classes after them may lie in one fold, are still counted and spread, and nothing is told of them."""
+    split, labels, names = split_of("001122"), [0, 0, 0, 0, 1, 2], ["x", "one", "two"]
+    assert told(lambda: check_trainable(split, labels, names))[0] == [
+        "fold 2 has no training sample of class `one`",
+        "fold 2 has no training sample of class `two`",
+    ]
+    check_trainable(split, labels, names, trainable=1)
+    balance = describe_balance(split, labels, names, trainable=1)
+    assert balance.counts_FK.tolist() == [[2, 0, 0], [2, 0, 0], [0, 1, 1]]
+    assert balance.unreached == ("class `x` has 4 groups for 3 folds: fold 2 has no sample of it",)
+    ids = [f"{number:02}" for number in range(24)]
+    labels = [0] * 12 + [1] * 11 + [2]
+    made = make_split(ids, labels, None, class_names=names, trainable=2, folds=3)
+    assert describe_balance(made, labels, names).sizes_F.tolist() == [8, 8, 8]

@@ -109,3 +109,20 @@ def test_correction_never_makes_surer(p_values):
     order = np.argsort(p_values, kind="stable")
     assert list(np.asarray(corrected)[order]) == sorted(corrected)
     assert min(corrected) == pytest.approx(min(1, len(p_values) * min(p_values)))
+
+
+def test_a_missing_value_leaves_only_its_own_scores():
+    """The class is scored where all is known and each attribute where it is, as if the other rows were not there."""
+    labels_N, groups_N, probs_NK = answers(1.0)
+    codes_NA = np.stack([labels_N // 2, labels_N % 2], axis=1)
+    codes_NA[::3, 0] = codes_NA[::5, 1] = -1
+    joint_N = np.where((codes_NA >= 0).all(axis=1), labels_N, -1)
+    known = joint_N >= 0
+    drawn = draw(probs_NK, joint_N, groups_N, NAMES, ATTRIBUTES, codes_NA=codes_NA)
+    whole = draw(probs_NK[known], labels_N[known], groups_N[known], NAMES, {}).values
+    assert {name: drawn.values[name] for name in whole} == pytest.approx(whole)
+    for place, (name, (classes, codes_K)) in enumerate(ATTRIBUTES.items()):
+        found_N, rows = (probs_NK @ np.eye(len(classes))[codes_K]).argmax(axis=1), codes_NA[:, place] >= 0
+        expected = accuracy_score(codes_NA[rows, place], found_N[rows])
+        assert drawn.values[f"attribute {name}"] == pytest.approx(expected)
+        assert drawn.drawn[f"attribute {name}"].mean() == pytest.approx(expected, abs=0.02)

@@ -41,7 +41,7 @@ def test_intervals_hold_the_truth(shares):
     for seed in range(25):
         probs_NK, _ = drawn(shares, 300, 2 * seed + 1, sure=2.0)
         ledger_LK, labels_L = drawn(TRAIN, 300, 2 * seed + 2, sure=2.0)
-        found = estimate_shares("x", "abc", probs_NK, ledger_LK, labels_L, np.arange(300), resamples=60)
+        found = estimate_shares("x", "abc", probs_NK, ledger_LK, labels_L, np.arange(300), resamples=240)
         for estimate in (found.em, found.bbse):
             held += [score.low <= share <= score.high for score, share in zip(estimate, shares, strict=True)]
         alarms += found.is_shifted

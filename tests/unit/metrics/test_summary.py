@@ -36,7 +36,7 @@ def test_the_shape_of_a_summary():
     summary = json.loads(json.dumps(summarise(**ledger()), allow_nan=False))
     assert list(summary) == [
         "macro_f1", "accuracy", "balanced_accuracy", "weighted_f1", "log_loss", "n", "num_groups",
-        "classes", "confusion", "attributes", "folds", "absent",
+        "classes", "confusion", "attributes", "folds", "absent", "missing",
     ]  # fmt: skip
     assert set(summary["macro_f1"]) == {"value", "low", "high", "n"}
     assert summary["n"] == 60 and summary["num_groups"] == 20
@@ -135,3 +135,60 @@ def test_nothing_to_score_is_an_error():
     """An empty ledger has no score."""
     with pytest.raises(ValueError, match="there are no samples to score"):
         summarise(**ledger(labels=np.array([], int)))
+
+
+def with_gaps(facts):
+    """The same ledger with every third mask and every fifth gender missing."""
+    labels = facts["labels_N"]
+    codes = np.stack([labels // 2, labels % 2], axis=1)
+    codes[::3, 0] = codes[::5, 1] = -1
+    return facts | {"labels_N": np.where((codes >= 0).all(axis=1), labels, -1), "codes_NA": codes}
+
+
+def test_a_missing_value_leaves_only_its_own_scores():
+    """The joint label is scored where all is known, each attribute where it is, and what is missing is counted."""
+    facts = with_gaps(ledger())
+    summary = summarise(**facts)
+    known = facts["labels_N"] >= 0
+    assert summary["missing"] == {"mask": 20, "gender": 12}
+    assert summary["n"] == summary["accuracy"]["n"] == known.sum() == np.sum(summary["confusion"]) == 32
+    assert sum(fold["n"] for fold in summary["folds"]) == 32
+    assert summary["attributes"]["mask"]["accuracy"]["n"] == np.sum(summary["attributes"]["mask"]["confusion"]) == 40
+    assert summary["attributes"]["gender"]["accuracy"]["n"] == 48
+    assert summarise(**ledger())["missing"] == {}
+
+
+def test_codes_without_gaps_change_nothing():
+    """Saying the attributes' codes of whole labels gives what the labels alone give."""
+    facts = ledger()
+    codes = np.stack([facts["labels_N"] // 2, facts["labels_N"] % 2], axis=1)
+    assert summarise(**facts, codes_NA=codes) == summarise(**facts)
+
+
+def test_a_resample_without_a_known_sample_is_left_out():
+    """Where all known samples are of one group, resamples without it have no joint score, and no number is NaN."""
+    facts = ledger()
+    codes = np.stack([facts["labels_N"] // 2, facts["labels_N"] % 2], axis=1)
+    codes[3:, 0] = -1
+    facts |= {"labels_N": np.where(codes[:, 0] < 0, -1, facts["labels_N"]), "codes_NA": codes}
+    summary = json.loads(json.dumps(summarise(**facts), allow_nan=False))
+    assert (summary["n"], summary["num_groups"]) == (3, 1)
+    assert summary["log_loss"]["low"] == pytest.approx(summary["log_loss"]["high"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels_N": np.arange(60) % 4}, "samples that lack an attribute have a class"),
+        ({"codes_NA": np.full((60, 2), -1)}, "there are no samples to score"),
+        ({"codes_NA": np.zeros((60, 1), int)}, "attribute codes have shape (60, 1), expected (60, 2)"),
+        ({"codes_NA": np.full((60, 2), 2), "labels_N": np.zeros(60, int)}, "codes of `mask` run from 2 to 2"),
+        ({"codes_NA": np.zeros((60, 2), int), "labels_N": np.ones(60, int)}, "codes of `gender` are not those of"),
+        ({"codes_NA": None}, "class codes run from -1 to 3; expected 0..3"),
+    ],
+)  # fmt: skip
+def test_codes_that_do_not_fit_are_refused(change, message):
+    """Labels and attributes' codes must agree; a gap that no code explains is no label."""
+    with pytest.raises(ValueError, match="cannot be scored") as caught:
+        summarise(**(with_gaps(ledger()) | change))
+    assert message in str(caught.value)

@@ -16,6 +16,8 @@ from finefold.nn.losses import (
     log_prior,
     logit_adjusted,
     make_loss,
+    make_spread,
+    of_known,
     power_weights,
     smooth,
     soft_f1,
@@ -326,3 +328,109 @@ def test_a_users_loss_that_is_no_scalar_is_told(function, got):
     """A user's loss per row, or one that is no tensor, is refused with what it gave."""
     with pytest.raises(UsageError, match=f"the loss gives {got}, not a scalar tensor"):
         make_loss(function, COUNTS_C)(*batch())
+
+
+# --- where a part of the label is missing -----------------------------------------------------------------------------
+
+POSSIBLE_PK = np.array([[True, True, False, False], [False, True, True, True]])
+
+
+def partial_batch(seed):
+    """Logits of 4 classes, and targets over them and two partial labels, a row each."""
+    rng = np.random.default_rng(seed)
+    chosen_B = rng.integers(0, 6, 8)
+    return torch.tensor(rng.normal(0, 2, (8, 4)), requires_grad=True), torch.eye(6)[chosen_B].double(), chosen_B
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 1000), st.sampled_from(["none", "logit_adjust"]))
+def test_cross_entropy_of_spread_targets_has_the_marginal_likelihoods_gradient(seed, balance):
+    """The gradient is that of -log of the summed probability of the classes that a partial label may be."""
+    recipe = LossRecipe(balance=balance)
+    logits_BK, targets_BS, chosen_B = partial_batch(seed)
+    spread = make_spread(recipe, POSSIBLE_PK, COUNTS_C)
+    make_loss(recipe, COUNTS_C)(logits_BK, spread(logits_BK, targets_BS)).backward()
+    mine, logits_BK.grad = logits_BK.grad, None
+    offset_K = PRIOR_C if balance == "logit_adjust" else torch.zeros(4)
+    log_probs_BK = torch.log_softmax(logits_BK + offset_K, dim=1)
+    is_possible_BK = torch.from_numpy(np.vstack([np.eye(4, dtype=bool), POSSIBLE_PK])[chosen_B])
+    (-log_probs_BK.masked_fill(~is_possible_BK, -torch.inf).logsumexp(dim=1)).mean().backward()
+    torch.testing.assert_close(mine, logits_BK.grad, atol=1e-6, rtol=1e-5)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 1000), st.floats(0, 1))
+def test_spread_targets_keep_what_is_sure(seed, kept):
+    """Rows keep their sum, also where images are mixed; whole labels stay; nothing goes to a class that cannot be."""
+    logits_BK, targets_BS, chosen_B = partial_batch(seed)
+    spread = make_spread(LossRecipe(), POSSIBLE_PK, COUNTS_C)
+    plain_BK = spread(logits_BK, targets_BS)
+    whole_B = torch.from_numpy(chosen_B < 4)
+    assert torch.equal(plain_BK[whole_B], targets_BS[whole_B][:, :4])
+    assert (plain_BK[torch.from_numpy(chosen_B == 4)][:, 2:] == 0).all()
+    mixed_BK = spread(logits_BK, kept * targets_BS + (1 - kept) * targets_BS.flip(0))
+    torch.testing.assert_close(mixed_BK.sum(dim=1), torch.ones(8).double())
+    assert not mixed_BK.requires_grad
+
+
+def test_spreading_survives_logits_that_exclude_all():
+    """Where the model gives the possible classes no probability at all, their targets are finite and sum to 1."""
+    logits_BK = torch.tensor([[-1e4, -1e4 - 1, 1e4, 0.0]])
+    spread_BK = make_spread(LossRecipe(), POSSIBLE_PK, COUNTS_C)(logits_BK, torch.eye(6)[[4]])
+    torch.testing.assert_close(spread_BK, torch.tensor([[0.7310586, 0.2689414, 0, 0]]))
+
+
+@pytest.mark.parametrize("name", TERMS)
+@pytest.mark.parametrize("balance", BALANCES)
+def test_rows_of_missing_class_leave_the_other_rows_gradients(name, balance):
+    """A loss per row gives a known row the same gradient whoever else in the batch is known, and a missing one none."""
+    loss = make_loss(LossRecipe(terms={name: 1.0}, balance=balance, label_smoothing=0.1), COUNTS_C)
+    logits_BC, targets_BC = batch(hard=True)
+    gradients = []
+    for missing in ([3], [3, 4, 5, 9]):
+        masked_BC = targets_BC.clone()
+        masked_BC[missing] = 0
+        given_BC = logits_BC.clone().requires_grad_()
+        of_known(loss, given_BC, masked_BC, 0.8).backward()
+        gradients.append(given_BC.grad)
+        assert (given_BC.grad[missing] == 0).all()
+    rest = [row for row in range(16) if row not in (3, 4, 5, 9)]
+    if name != "soft_f1":  # which is of the batch
+        torch.testing.assert_close(gradients[0][rest], gradients[1][rest])
+    assert (gradients[1][rest] != 0).any()
+
+
+def test_the_known_rows_mean_is_kept_in_expectation():
+    """Over batches that together show every row once, the values average to the mean over the known rows."""
+    logits_BC, targets_BC = batch(hard=True)
+    targets_BC[::3] = 0
+    loss, known_B = make_loss(LossRecipe(), COUNTS_C), targets_BC.any(dim=1)
+    share = float(known_B.float().mean())
+    parts = [
+        of_known(loss, logits, targets, share)
+        for logits, targets in zip(logits_BC.split(4), targets_BC.split(4), strict=True)
+    ]
+    torch.testing.assert_close(torch.stack(parts).mean(), loss(logits_BC[known_B], targets_BC[known_B]))
+
+
+def test_a_batch_of_missing_classes_has_no_loss():
+    """Where nobody's class is known the loss is 0, and so are its gradients."""
+    logits_BC = batch()[0].requires_grad_()
+    value = of_known(make_loss(LossRecipe(), COUNTS_C), logits_BC, torch.zeros(16, 4), 0.5)
+    value.backward()
+    assert value.item() == 0
+    assert (logits_BC.grad == 0).all()
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_a_mixed_row_counts_by_its_known_part(name):
+    """A row of which a quarter is known has a quarter of the loss per row; soft F1 counts it as a quarter of a row."""
+    logits_BC, targets_BC = batch(hard=True)
+    loss = make_loss(LossRecipe(terms={name: 1.0}, label_smoothing=0.1), COUNTS_C)
+    if name != "soft_f1":
+        torch.testing.assert_close(loss(logits_BC, 0.25 * targets_BC), 0.25 * loss(logits_BC, targets_BC))
+        return
+    four = [0, 0, 0, 0, *range(1, 16)]
+    torch.testing.assert_close(
+        loss(logits_BC[four], targets_BC[four] * torch.tensor([[0.25]] * 4 + [[1.0]] * 15)), loss(logits_BC, targets_BC)
+    )

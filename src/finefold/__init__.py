@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from finefold.steps.compare import Comparison, compare
     from finefold.steps.correct import Corrections, correct
     from finefold.steps.diagnose import diagnose
+    from finefold.steps.ensemble import Ensemble, make_ensemble
     from finefold.steps.evaluate import evaluate
     from finefold.steps.init import init
     from finefold.steps.own import Own
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from finefold.steps.pseudo import PseudoLabelled, pseudo
     from finefold.steps.reading import Data, read_data
     from finefold.steps.run import Run, open_run
+    from finefold.steps.runs import Board, list_runs
     from finefold.steps.split import make_split
     from finefold.steps.train import train
 
@@ -46,11 +48,13 @@ _HOME = {
     "Attribute": "data.labels",
     "Bands": "data.labels",
     "Checked": "doctor.diagnosis",
+    "Board": "steps.runs",
     "Comparison": "steps.compare",
     "Corrections": "steps.correct",
     "Cut": "nn.cutting",
     "Data": "steps.reading",
     "Diagnosis": "doctor.diagnosis",
+    "Ensemble": "steps.ensemble",
     "Finding": "data.findings",
     "FinefoldError": "errors",
     "Inspection": "nn.modules",
@@ -78,7 +82,9 @@ _HOME = {
     "find_stages": "nn.stages",
     "init": "steps.init",
     "inspect_model": "nn.modules",
+    "list_runs": "steps.runs",
     "load_recipe": "recipe.loader",
+    "make_ensemble": "steps.ensemble",
     "make_split": "steps.split",
     "match_weights": "nn.transplant",
     "open_run": "steps.run",
@@ -94,12 +100,14 @@ __all__ = [
     "Answers",
     "Attribute",
     "Bands",
+    "Board",
     "Checked",
     "Comparison",
     "Corrections",
     "Cut",
     "Data",
     "Diagnosis",
+    "Ensemble",
     "Finding",
     "FinefoldError",
     "Inspection",
@@ -127,7 +135,9 @@ __all__ = [
     "find_stages",
     "init",
     "inspect_model",
+    "list_runs",
     "load_recipe",
+    "make_ensemble",
     "make_split",
     "match_weights",
     "open_run",

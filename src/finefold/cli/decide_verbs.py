@@ -36,3 +36,39 @@ def correct(
     from finefold.steps.correct import correct as step
 
     show_correct.corrected(step(runs, overrides=override or []), as_json=as_json)
+
+
+def ensemble(
+    runs: Annotated[list[Path], typer.Argument(help="two or more runs of the same split", metavar="RUN RUN...")],
+    out: Annotated[Path, typer.Option(help="the ensemble's folder; never overwritten")],
+    by: Annotated[
+        Literal["greedy", "mean", "geometric", "rank", "vote", "stack"], typer.Option(help="how they are combined")
+    ] = "greedy",
+    goal: Annotated[
+        Literal["macro_f1", "accuracy", "log_loss"], typer.Option(help="what greedy selection raises or lowers")
+    ] = "macro_f1",
+    override: Annotated[
+        list[str] | None, typer.Option("--set", help="after.key=value: what is done to the ensemble's answers")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Combine runs into one that answers with all of them. Weights from the ledger, score by nesting."""
+    from finefold.cli import show_ensemble
+    from finefold.steps.ensemble import make_ensemble as step
+
+    made = step(runs, out=out, by=by, goal=goal, overrides=override or [])
+    show_ensemble.combined(made, as_json=as_json)
+
+
+def runs(
+    folder: Annotated[Path, typer.Argument(help="the folder that runs lie in", metavar="DIR")],
+    by: Annotated[
+        Literal["macro_f1", "accuracy", "balanced_accuracy", "log_loss"], typer.Option(help="what runs are ordered by")
+    ] = "macro_f1",
+    as_json: AsJson = False,
+) -> None:
+    """List the runs of a folder, best first. With what their recipes say otherwise, minutes and date."""
+    from finefold.cli import show_ensemble
+    from finefold.steps.runs import list_runs as step
+
+    show_ensemble.board(step(folder, by=by), as_json=as_json)

@@ -223,6 +223,10 @@ app.command(epilog="Example: finefold compare runs/first runs/second --by accura
 app.command(epilog="Example: finefold correct runs/first runs/balanced --set after.calibrate=temperature")(
     decide_verbs.correct
 )
+app.command(epilog="Example: finefold ensemble runs/first runs/second --by greedy --out runs/both")(
+    decide_verbs.ensemble
+)
+app.command(epilog="Example: finefold runs runs --by accuracy")(decide_verbs.runs)
 
 
 app.command(epilog="Example: finefold pseudo runs/first --out runs/second --set pseudo.weight=0.5")(pseudo_verbs.pseudo)

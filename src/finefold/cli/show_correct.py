@@ -62,7 +62,8 @@ def _shares(adaptation: Mapping[str, Any]) -> None:
     for score, change in adaptation["expected_change"].items():
         if change is not None:
             interval = f"{change['value']:+.3f}  [{change['low']:+.3f}, {change['high']:+.3f}]"
-            say(f"  expected change of {score.replace('_', ' ').replace('f1', 'F1')}: {interval}")
+            name = score.replace("_", " ").replace("f1", "F1")
+            say(f"  expected change of {name}, if these shares are right: {interval}")
     for line in adaptation["assumed"]:
         say(f"  assumed: {line}")
 

@@ -18,7 +18,7 @@ from finefold.metrics.calibration import fit_vector
 from finefold.metrics.classification import FloatArray, IntArray
 from finefold.metrics.intervals import Score, bootstrap_sums, group_bootstrap_weights, group_codes, group_sums
 
-RESAMPLES = 200  # an estimate costs some fifty passes over the rows, so fewer than of scores
+RESAMPLES = 400  # an estimate costs some twenty passes over the rows, so fewer than of scores
 TOLERANCE = 1e-6
 RESAMPLE_TOLERANCE = 1e-4  # of resamples, whose own noise is a hundred times that
 ROUNDS = 5000
@@ -149,6 +149,8 @@ def estimate_shares(
         ValueError: a class has no row in the ledger.
     """
     num_classes = len(class_names)
+    if groups_N is None:
+        probs_NK = probs_NK[np.lexsort(probs_NK.T)]  # so that the draws do not depend on the order of rows
     before_K = np.bincount(labels_L, minlength=num_classes) / len(labels_L)
     _check_prior(before_K)
     calibration = fit_vector(ledger_LK, labels_L)

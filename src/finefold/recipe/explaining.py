@@ -72,6 +72,11 @@ def explain_recipe(name: str, overrides: Sequence[str] = ()) -> tuple[Recipe, tu
     return recipe, tuple(values)
 
 
+def recipe_leaves(recipe: Recipe) -> Iterator[tuple[str, Any]]:
+    """Every key of a recipe with its value, phases counted from 1: `phase.2.lr`."""
+    return _leaves(recipe.model_dump(mode="json"))
+
+
 def schema_keys() -> tuple[Key, ...]:
     """Every key that a recipe may have, in the schema's order."""
     return tuple(_keys(Recipe, ""))

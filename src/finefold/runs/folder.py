@@ -64,6 +64,11 @@ class RunFolder:
         return self.path / "after.json"
 
     @property
+    def ensemble(self) -> Path:
+        """How the members of an ensemble are combined; only in such a run."""
+        return self.path / "ensemble.json"
+
+    @property
     def findings(self) -> Path:
         return self.path / "findings.json"
 

@@ -63,9 +63,9 @@ class Plan:
         return told if self.adaptation is None else {**told, "adaptation": self.adaptation.to_dict()}
 
     def _expected(self) -> dict[str, dict[str, Any]]:
-        ledger = self.run.ledger().known()
         if self.correction.is_nothing:
             return {}
+        ledger = self.run.ledger().known()
         probs_LK = nested_correction(
             ledger.predictions.probs_NK,
             ledger.labels_N,
@@ -120,6 +120,7 @@ def fit_after(ledger: Ledger, after: AfterRecipe, shares_K: NDArray[np.float64],
         shares_K: class shares of what training saw.
         space: what the classes are.
     """
+    ledger = ledger.known()
     return fit_correction(
         ledger.predictions.probs_NK,
         ledger.labels_N,

@@ -91,7 +91,7 @@ def correct(runs: Sequence[Run | str | Path], *, overrides: Sequence[str] = ()) 
     if not opened:
         raise UsageError("there is no run to correct", "give one: finefold correct RUN")
     names = run_names(opened)
-    ledgers = aligned_ledgers(opened, names, verb="put side by side")
+    ledgers = [one.known() for one in aligned_ledgers(opened, names, verb="put side by side")]
     run, ledger = opened[0], ledgers[0]
     calibrate = changed_after(run, overrides).calibrate
     codes, groups_N = run.space.attribute_codes(), np.asarray(ledger.groups)

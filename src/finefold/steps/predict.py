@@ -27,6 +27,7 @@ from finefold.runs.folder import write_json
 from finefold.steps.after import ROWS_LOOKED_AT, changed_after, check_adapt_prior, plan_correction
 from finefold.steps.answers import Answers, Tally, answer_table, as_template_ids, check_replaceable, side_file
 from finefold.steps.boxes import Finder, Findings, find_boxes_for
+from finefold.steps.members import combined
 from finefold.steps.pooling import Pooling, check_pooling, pool_answers
 from finefold.steps.progress import SILENT, Progress
 from finefold.steps.run import Run
@@ -253,6 +254,12 @@ def _stream(run: Run, asked: _Questions, start: int, progress: Progress) -> Iter
     """Probabilities of the images from one on, from the folds' models."""
     names = asked.names
     if start == len(names):
+        return
+    if run.is_ensemble:
+        with progress.stage("predicting", len(names) - start, "images") as advance:
+            members = run.members()
+            streams = [_stream(member, asked, start, SILENT) for member in members]
+            yield from combined(run, members, streams, start, advance)
         return
     folds = [run.fold_weights(fold) for fold in range(run.num_folds)]
     model = FoldEnsemble.read(run.backbone, folds, run.space, views=run.recipe.predict.views)

@@ -1,5 +1,6 @@
 """A finished run as a value: what the verbs after `train` start from."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from finefold.data.labels import LabelSpace
 from finefold.data.predictions import Ledger
 from finefold.data.sources import DataSpec, read_spec
-from finefold.errors import UsageError
+from finefold.errors import RunError, UsageError
 from finefold.recipe.loader import load_recipe
 from finefold.recipe.schema import Recipe
 from finefold.runs.folder import RunFolder
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from finefold.nn.backbones import Backbone
     from finefold.steps.answers import Answers
     from finefold.steps.boxes import Finder
+
+ENSEMBLE = "ensemble"
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,44 @@ class Run:
         return self.recipe.image.boxes is not None or "boxes" in self.manifest.get("own", {})
 
     @property
+    def is_ensemble(self) -> bool:
+        """Whether other runs answer for it."""
+        return self.manifest.get("kind") == ENSEMBLE
+
+    def members(self) -> tuple["Run", ...]:
+        """The runs that an ensemble is made of, in the order of its weights; none of a run that was trained.
+
+        Raises:
+            RunError: one is gone, or another run lies in its place.
+        """
+        return tuple(self._member(one) for one in self.manifest.get("members", []))
+
+    def _member(self, about: dict[str, Any]) -> "Run":
+        beside = Path(os.path.normpath(self.folder.path.resolve() / about["beside"]))
+        place = beside if beside.is_dir() else Path(about["path"])
+        if not place.is_dir():
+            raise RunError(
+                f"{self.folder.path} is an ensemble, and its member `{about['name']}` is gone: {beside}",
+                "put the run back, or move ensemble and members together; members answer for it",
+            )
+        member = open_run(place)
+        if member.manifest["hashes"] != about["hashes"] or member.manifest["written"] != about["written"]:
+            raise RunError(
+                f"{self.folder.path} is an ensemble, and another run lies in the place of its member: {place}",
+                "make the ensemble again: finefold ensemble RUN... --out RUN",
+            )
+        return member
+
+    @property
     def backbone(self) -> "Backbone":
-        """The network that the folds share, with its weights and preprocessing."""
+        """The network that the folds share, with its weights and preprocessing.
+
+        Raises:
+            RunError: the run is an ensemble, which has none of its own.
+        """
+        if self.is_ensemble:
+            names = ", ".join(one["name"] for one in self.manifest["members"])
+            raise RunError(f"{self.folder.path} is an ensemble and has no network of its own", f"members: {names}")
         from finefold.nn.backbones import Backbone
 
         return replace(Backbone.read(self.folder.backbone), own=self.network)

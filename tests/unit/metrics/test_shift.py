@@ -41,7 +41,7 @@ def test_intervals_hold_the_truth(shares):
     for seed in range(25):
         probs_NK, _ = drawn(shares, 300, 2 * seed + 1, sure=2.0)
         ledger_LK, labels_L = drawn(TRAIN, 300, 2 * seed + 2, sure=2.0)
-        found = estimate_shares("x", "abc", probs_NK, ledger_LK, labels_L, np.arange(300), resamples=60)
+        found = estimate_shares("x", "abc", probs_NK, ledger_LK, labels_L, np.arange(300), resamples=240)
         for estimate in (found.em, found.bbse):
             held += [score.low <= share <= score.high for score, share in zip(estimate, shares, strict=True)]
         alarms += found.is_shifted
@@ -69,6 +69,20 @@ def test_an_unchanged_set_is_not_shifted():
     found = estimate_shares("x", ["a", "b", "c"], probs_NK, ledger_LK, labels_L, np.arange(2000))
     assert not found.is_shifted
     assert np.abs(found.shares_K - found.before_K).max() < 0.03
+
+
+def test_the_order_of_rows_does_not_matter():
+    """Permuting the rows of either set changes neither an estimate nor an interval."""
+    probs_NK, _ = drawn(TEST, 200, 1)
+    ledger_LK, labels_L = drawn(TRAIN, 200, 0)
+    groups_L, rng = np.arange(200) // 4, np.random.default_rng(0)
+    rows_N, rows_L = rng.permutation(200), rng.permutation(200)
+    one = estimate_shares("x", "abc", probs_NK, ledger_LK, labels_L, groups_L, resamples=50)
+    other = estimate_shares(
+        "x", "abc", probs_NK[rows_N], ledger_LK[rows_L], labels_L[rows_L], groups_L[rows_L], resamples=50
+    )
+    for first, second in zip(one.em + one.bbse, other.em + other.bbse, strict=True):
+        assert (first.value, first.low, first.high) == pytest.approx((second.value, second.low, second.high), abs=1e-4)
 
 
 def test_groups_widen_intervals():

@@ -1,0 +1,74 @@
+"""What `finefold ensemble` and `finefold runs` print."""
+
+from typing import TYPE_CHECKING
+
+from finefold.cli.printing import print_json, say, table, warn
+from finefold.cli.show import interval_of
+
+if TYPE_CHECKING:
+    from finefold.steps.ensemble import Ensemble
+    from finefold.steps.runs import Board
+
+NAMES = {
+    "macro_f1": "macro F1",
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "log_loss": "log loss",
+}
+
+
+def combined(made: "Ensemble", *, as_json: bool) -> None:
+    """Members with their weights, and what the ensemble gains on the best of them."""
+    if as_json:
+        print_json(made.to_dict())
+        return
+    by, folder = made.run.manifest["by"], made.run.folder.path
+    rows = [
+        (name, "fitted" if by == "stack" else f"{made.weights[name]:.2f}", *(f"{scores[key]:.3f}" for key in NAMES))
+        for name, scores in made.members.items()
+    ]
+    table(f"members, combined by {by}", ("run", "weight", *NAMES.values()), rows)
+    found = made.run.scores()
+    rows = [
+        (
+            label,
+            interval_of(found[key]),
+            "" if gain is None else f"{gain.value:+.3f}  [{gain.low:+.3f}, {gain.high:+.3f}]",
+        )
+        for (key, label), gain in zip(NAMES.items(), made.gains.values(), strict=True)
+    ]
+    columns = ("score", "ensemble", f"better than {made.best} by")
+    table("every fold combined by what the others gave, 95 % intervals", columns, rows)
+    say(
+        f"run: {folder}",
+        "",
+        f"next: finefold compare {folder} RUN     # or evaluate, predict: it is a run like any other",
+    )
+
+
+def board(found: "Board", *, as_json: bool) -> None:
+    """Finished runs, best first, with what tells their recipes apart."""
+    if as_json:
+        print_json(found.to_dict())
+        return
+    label = NAMES[found.by]
+    rows = [
+        (
+            line.name,
+            interval_of(line.scores.get(found.by)),
+            f"{line.minutes:.1f}",
+            line.written[:16].replace("T", " "),
+            *((line.split[:6],) if found.num_splits > 1 else ()),
+            ", ".join(f"{key}={value}" for key, value in line.differs.items()),
+        )
+        for line in found.lines
+    ]
+    splits = ("split",) if found.num_splits > 1 else ()
+    columns = ("run", f"{label}, 95 % interval", "minutes", "written (UTC)", *splits, "what its recipe says otherwise")
+    table(f"{len(rows)} runs by {label}", columns, rows)
+    if found.num_splits > 1:
+        warn(f"{found.num_splits} different splits: only runs of one split can be compared")
+    for name in found.unfinished:
+        say(f"unfinished: {name}")
+    for name, reason in found.broken.items():
+        warn(f"{name}: {reason}")

@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo setup test test-all check format bench-probe bench-inside bench-train clean
+.PHONY: demo setup test test-all check format bench-probe bench-inside bench-train bench-stream clean
 
 demo: $(INSTALLED)  ## install, then run the main job on real images
 	rm -rf finefold-demo
@@ -40,6 +40,9 @@ bench-inside: $(INSTALLED)  ## looking inside a model and moving weights, beside
 
 bench-train: $(INSTALLED)  ## training beside fastai and Lightning, in an environment made for them
 	$(BIN)/python benchmarks/peers.py
+
+bench-stream: $(INSTALLED)  ## memory of predicting 1,000 and 50,000 images, and what a few cost beyond their work
+	$(BIN)/python benchmarks/streaming.py
 
 clean:
 	rm -rf finefold-demo .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -197,3 +197,36 @@ def test_init_declares_blanks(portraits, data, tmp_path, capsys):
     assert main(["init", str(folder), "--out", str(tmp_path / "data.toml"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["missing"] == {"age": NUM_BLANK}
     assert read_data(tmp_path / "data.toml").samples.num_missing() == {"age": NUM_BLANK}
+
+
+@pytest.mark.parametrize("way", ["joint", "per_attribute"])
+def test_gaps_are_no_answers_in_any_table(way, probes, tmp_path, capsys):
+    """Costs, certainty, curves, calibration and slices are of the samples that are known; pictures are drawn."""
+    options = ["--by", "gender", "--by", "fold", "--pictures", str(tmp_path / "pictures"), "--json"]
+    assert main(["evaluate", str(probes[way]), *options]) == 0
+    found = json.loads(capsys.readouterr().out)
+    num_whole = 126 - NUM_BLANK - NUM_STRANGE
+    assert sum(one["count"] for one in found["calibration"]["curve"]) == num_whole
+    assert all(sum(row["n"] for row in rows) == num_whole for rows in found["by"].values())
+    ages = found["ranking"]["attributes"]["age"]
+    assert sum(one["auc"]["n"] for one in ages.values()) == 126 - NUM_BLANK
+    assert found["certainty"]["attributes"]["mask"]["wear"]["groups"] == 18
+    assert (tmp_path / "pictures" / "reliability.svg").exists()
+    assert main(["evaluate", str(probes[way])]) == 0
+    capsys.readouterr()
+
+
+def test_rules_and_pseudo_labels_live_with_gaps(probes, portraits, tmp_path, monkeypatch, capsys):
+    """Pooling is measured on what is known, and pseudo-labelled rounds train beside partial labels."""
+    from finefold.steps import pseudo
+
+    run, images = str(probes["per_attribute"]), str(portraits / "eval" / "images")
+    names = sorted(file.name for file in (portraits / "eval" / "images").iterdir())
+    (tmp_path / "groups.csv").write_text("id,group\n" + "".join(f"{name},{name[:1]}\n" for name in names))
+    options = ["--pool", "gender,age", "--groups", str(tmp_path / "groups.csv")]
+    assert main(["predict", run, images, "--out", str(tmp_path / "answers.csv"), *options]) == 0
+    assert "on the ledger" in capsys.readouterr().out
+    monkeypatch.setattr(pseudo, "KEPT_FROM", 0.0)
+    assert main(["pseudo", run, images, "--out", str(tmp_path / "second"), "--set", "pseudo.rounds=1"]) == 0
+    assert "kept: " in capsys.readouterr().out
+    assert open_run(tmp_path / "second").scores()["missing"] == {"gender": NUM_STRANGE, "age": NUM_BLANK}

@@ -124,3 +124,16 @@ def test_the_ledger_says_what_a_rule_gives(job, rule):
     assert found.difference.value == pytest.approx(gap)
     alone = pooled_ledger(run, ledger, Pooling(("gender", "age"), "x", rule), np.arange(len(groups_N)))
     assert abs(alone.difference.value) < 0.1
+
+
+def test_pooling_is_measured_on_what_was_corrected_before(job, grouped, tmp_path, capsys):
+    """After a correction, pooling starts from the ledger under that correction, and the answers' JSON tells of both."""
+    out = tmp_path / "answers.csv"
+    options = ["--set", "after.adjust=logit", "--pool", "gender,age", "--groups", str(grouped[0])]
+    assert main(["predict", str(job.run), "--out", str(out), *options]) == 0
+    capsys.readouterr()
+    about = json.loads(out.with_suffix(".json").read_text())
+    after, pooled = about["corrections"]
+    assert (after["kind"], pooled["kind"]) == ("after", "pool")
+    assert pooled["ledger"]["before"]["macro_f1"]["value"] == pytest.approx(after["expected"]["macro_f1"]["value"])
+    assert about["expected"]["macro_f1"] == pooled["expected"]["macro_f1"]

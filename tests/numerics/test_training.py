@@ -149,6 +149,7 @@ def test_the_ledger_is_what_the_folds_predict(run, data):
     """Training images through `predict`'s way, by their own fold's model alone, give the ledger's probabilities."""
     from finefold.nn.engines import Choice
     from finefold.nn.infer import FoldEnsemble
+    from finefold.nn.streaming import stream_probs
 
     ledger = run.ledger()
     row = {name: number for number, name in enumerate(ledger.predictions.ids)}
@@ -159,14 +160,17 @@ def test_the_ledger_is_what_the_folds_predict(run, data):
         model = FoldEnsemble.read(
             run.backbone, [run.folder.fold_weights(fold)], run.space, views=run.recipe.predict.views
         )
-        probs_NK, findings = model.probs(
+        parts = stream_probs(
+            model,
             ids,
             [path_of[name] for name in ids],
             choice=Choice(engine["name"], engine["precision"], ""),
             max_pixels=10**8,
             fallback_K=np.full(2, 0.5),
         )
-        assert not findings
+        found = list(parts)
+        assert not [finding for part in found for finding in part.findings]
+        probs_NK = np.concatenate([part.probs_BK for part in found])
         assert np.allclose(probs_NK, ledger.predictions.probs_NK[[row[name] for name in ids]], atol=1e-6)
 
 

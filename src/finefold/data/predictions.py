@@ -135,6 +135,16 @@ class Ledger:
         predictions = self.predictions.rows_for([self.predictions.ids[row] for row in rows])
         return Ledger(predictions, self.folds_N[rows], tuple(self.groups[row] for row in rows), self.labels_N[rows])
 
+    def attribute_labels(self, codes: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.int64]]:
+        """Per attribute, [N] true codes; -1 where missing.
+
+        Args:
+            codes: `LabelSpace.attribute_codes()`.
+        """
+        if self.codes_NA is None:
+            return {name: np.asarray(codes_K)[self.labels_N] for name, codes_K in codes.items()}
+        return {name: self.codes_NA[:, place] for place, name in enumerate(codes)}
+
     def write(self, path: Path) -> None:
         """Parquet with id, fold, group, label (class name), then one probability column per class.
 

@@ -46,14 +46,14 @@ def certainty(
 
 def certainty_of_attributes(
     probs_NK: NDArray[Any],
-    labels_N: NDArray[Any],
+    labels: Mapping[str, NDArray[Any]],
     groups_N: NDArray[Any],
     attributes: Mapping[str, tuple[Sequence[str], NDArray[Any]]],
 ) -> dict[str, Any]:
     """`certainty` of every attribute's classes; an attribute's answer is that of the summed probabilities."""
     return {
         name: certainty(
-            np.where(labels_N >= 0, np.asarray(codes_K)[labels_N], -1),
+            labels[name],
             (probs_NK @ np.eye(len(names))[np.asarray(codes_K)]).argmax(axis=1),
             groups_N,
             names,

@@ -4,7 +4,7 @@ Shapes: N images, K joint classes.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finefold.data.labels import LabelSpace
-from finefold.data.predictions import Ledger
+from finefold.data.predictions import Ledger, Predictions
 from finefold.errors import UsageError
 from finefold.metrics.classification import FloatArray
 from finefold.metrics.correction import Correction, fit_correction, nested_correction
@@ -62,9 +62,13 @@ class Plan:
         told["expected"] = self._expected()
         return told if self.adaptation is None else {**told, "adaptation": self.adaptation.to_dict()}
 
-    def _expected(self) -> dict[str, dict[str, Any]]:
+    def ledger(self) -> tuple[Ledger, FloatArray | None]:
+        """The ledger under the correction, each fold by what was fitted on the others, and how much each row counts.
+
+        The run's own ledger, every row alike (None), where there is no correction; else of what is known whole.
+        """
         if self.correction.is_nothing:
-            return {}
+            return self.run.ledger(), None
         ledger = self.run.ledger().known()
         probs_LK = nested_correction(
             ledger.predictions.probs_NK,
@@ -76,13 +80,20 @@ class Plan:
             codes=self.run.space.attribute_codes(),
             ratio_K=self.correction.ratio_K,
         )
+        predictions = Predictions(ledger.predictions.ids, probs_LK, ledger.predictions.class_names)
+        return replace(ledger, predictions=predictions), self.correction.ratio_K[ledger.labels_N]
+
+    def _expected(self) -> dict[str, dict[str, Any]]:
+        if self.correction.is_nothing:
+            return {}
+        ledger, weights_L = self.ledger()
         found = draw(
-            probs_LK,
+            ledger.predictions.probs_NK,
             ledger.labels_N,
             np.asarray(ledger.groups),
             self.run.space.class_names,
             {},
-            weights_N=self.correction.ratio_K[ledger.labels_N],
+            weights_N=weights_L,
             resamples=self.run.recipe.scores.resamples,
         )
         num_samples = len(ledger.labels_N)

@@ -46,15 +46,15 @@ def evaluate(run: Run, *, by: Sequence[str] = (), progress: Progress = SILENT) -
     found = score(ledger, run.space.attribute_table(), run.recipe, was_chosen="chosen" in run.manifest)
     if not by:
         return found
-    ledger = ledger.known()
-    slices = {column: slices_by(run, ledger, column, progress=progress) for column in by}
+    whole = ledger.known()
+    slices = {column: slices_by(run, whole, column, progress=progress) for column in by}
     return {
         **found,
         "by": {
             column: score_slices(
-                ledger.predictions.probs_NK,
-                ledger.labels_N,
-                np.asarray(ledger.groups),
+                whole.predictions.probs_NK,
+                whole.labels_N,
+                np.asarray(whole.groups),
                 one,
                 resamples=run.recipe.scores.resamples,
                 seed=run.recipe.seed,
@@ -87,10 +87,9 @@ def score(ledger: Ledger, attributes: Attributes, recipe: Recipe, *, was_chosen:
         seed=recipe.seed,
     )
     confusion = np.asarray(found["confusion"])
-    known = ledger.known()  # what follows is of samples whose label is known whole
-    probs_NK, labels_N = known.predictions.probs_NK, known.labels_N
-    groups, _ = group_codes(np.asarray(known.groups))
-    joint, parts = rankings(known, attributes)
+    groups, _ = group_codes(groups_N)
+    joint, parts = rankings(ledger, attributes)
+    of_attributes = _attribute_labels(ledger, attributes)
     return {
         **found,
         "costs": costs(confusion, names, attributes),
@@ -98,7 +97,7 @@ def score(ledger: Ledger, attributes: Attributes, recipe: Recipe, *, was_chosen:
         "certainty": {
             "scarce_below_groups": SCARCE_GROUPS,
             "classes": certainty(labels_N, probs_NK.argmax(axis=1), groups, names),
-            "attributes": certainty_of_attributes(probs_NK, labels_N, groups, attributes),
+            "attributes": certainty_of_attributes(probs_NK, of_attributes, groups, attributes),
         },
         "ranking": {
             "classes": {name: one and one.to_dict() for name, one in joint.items()},
@@ -107,7 +106,7 @@ def score(ledger: Ledger, attributes: Attributes, recipe: Recipe, *, was_chosen:
                 for attribute, part in parts.items()
             },
         },
-        "calibration": calibration(known, recipe),
+        "calibration": calibration(ledger.known(), recipe),
         "selection": list(selection(recipe, was_chosen=was_chosen)),
     }
 
@@ -146,11 +145,17 @@ def rankings(
     """ROC and precision-recall curves of the joint classes, and of every attribute's."""
     probs_NK, labels_N = ledger.predictions.probs_NK, ledger.labels_N
     groups, _ = group_codes(np.asarray(ledger.groups))
-    parts = {}
-    for name, (classes, codes_K) in attributes.items():
-        codes_K = np.asarray(codes_K)
-        parts[name] = rank_classes(probs_NK @ np.eye(len(classes))[codes_K], codes_K[labels_N], groups, classes)
+    of_attributes = _attribute_labels(ledger, attributes)
+    parts = {
+        name: rank_classes(probs_NK @ np.eye(len(classes))[np.asarray(codes_K)], of_attributes[name], groups, classes)
+        for name, (classes, codes_K) in attributes.items()
+    }
     return rank_classes(probs_NK, labels_N, groups, ledger.predictions.class_names), parts
+
+
+def _attribute_labels(ledger: Ledger, attributes: Attributes) -> dict[str, Any]:
+    """Per attribute [N] true codes, -1 where missing."""
+    return ledger.attribute_labels({name: codes_K for name, (_, codes_K) in attributes.items()})
 
 
 def selection(recipe: Recipe, *, was_chosen: bool = False) -> tuple[str, ...]:
@@ -182,7 +187,7 @@ def write_pictures(run: Run, found: dict[str, Any], out: str | Path) -> tuple[Pa
     folder = Path(out)
     if folder.resolve() == run.folder.path.resolve():
         raise RunError(f"{folder} is the run's own folder, which stays as it was", "give another --pictures FOLDER")
-    joint, parts = rankings(run.ledger().known(), run.space.attribute_table())
+    joint, parts = rankings(run.ledger(), run.space.attribute_table())
     names = run.space.class_names
     pictures = {
         "confusion": draw_confusion(found["confusion"], names, title="Out-of-fold confusion"),

@@ -110,7 +110,7 @@ def check_pooling(run: Run, pooling: Pooling) -> None:
             "every training sample is a group of its own, so what pooling gives cannot be measured",
             "say in data.toml which samples belong together: [samples] group",
         )
-    shared = samples.group_by("group").agg(pl.col(name).n_unique() for name in pooling.attributes)
+    shared = samples.group_by("group").agg(pl.col(name).drop_nulls().n_unique() for name in pooling.attributes)
     for name in pooling.attributes:
         if odd := int((shared[name] > 1).sum()):
             raise DataError(
@@ -120,7 +120,13 @@ def check_pooling(run: Run, pooling: Pooling) -> None:
 
 
 def pool_answers(
-    answers: Answers, pooling: Pooling, form: Template | None, *, progress: Progress = SILENT
+    answers: Answers,
+    pooling: Pooling,
+    form: Template | None,
+    *,
+    ledger: Ledger,
+    weights_N: FloatArray | None = None,
+    progress: Progress = SILENT,
 ) -> tuple[Answers, Pooled]:
     """The answers with attributes pooled over groups, and what that gives on the ledger.
 
@@ -128,6 +134,8 @@ def pool_answers(
         answers: of all test images.
         pooling: the rule.
         form: the template that is filled in, where there is one.
+        ledger: of the run, under all that was done to the answers before.
+        weights_N: how much each of its samples counts; alike where None.
         progress: told of features that are computed.
 
     Raises:
@@ -136,12 +144,12 @@ def pool_answers(
     """
     run = answers.run
     check_pooling(run, pooling)
-    ledger = run.ledger().known()
     if pooling.is_transductive:
-        groups_N, measured = _clustered(answers, pooling, ledger, progress)
+        groups_N, measured = _clustered(answers, pooling, ledger, weights_N, progress)
     else:
         groups_N, _ = group_codes(np.asarray(_given_groups(answers, pooling.groups, form)))
-        measured = pooled_ledger(run, ledger, pooling, group_codes(np.asarray(ledger.groups))[0])
+        true_N, _ = group_codes(np.asarray(ledger.groups))
+        measured = pooled_ledger(run, ledger, pooling, true_N, weights_N=weights_N)
     unreadable = {finding.ids[0] for finding in answers.findings}
     probs_NK = pool(
         answers.predictions.probs_NK,
@@ -170,7 +178,9 @@ def pool_answers(
     return answers.corrected(probs_NK, about), measured
 
 
-def pooled_ledger(run: Run, ledger: Ledger, pooling: Pooling, groups_N: IntArray) -> Pooled:
+def pooled_ledger(
+    run: Run, ledger: Ledger, pooling: Pooling, groups_N: IntArray, *, weights_N: FloatArray | None = None
+) -> Pooled:
     """What the rule gives on the ledger; where it is fitted, every fold by what was fitted on the others.
 
     Args:
@@ -178,6 +188,7 @@ def pooled_ledger(run: Run, ledger: Ledger, pooling: Pooling, groups_N: IntArray
         ledger: out-of-fold predictions.
         pooling: the rule; its groups are not looked at.
         groups_N: of the ledger's samples: the true ones, or those found without knowing them.
+        weights_N: how much each sample counts in the scores; alike where None.
     """
     probs_NK, labels_N = ledger.predictions.probs_NK, ledger.labels_N
     attributes = run.space.attribute_table()
@@ -194,8 +205,9 @@ def pooled_ledger(run: Run, ledger: Ledger, pooling: Pooling, groups_N: IntArray
 
     def best(rows_N: Any) -> float:
         def macro_f1(evidence: float) -> float:
-            found_N = pooled(rows_N, evidence).argmax(axis=1)
-            confusion = confusion_matrix(labels_N[rows_N], found_N, len(run.space.class_names))
+            found_N, true_N = pooled(rows_N, evidence).argmax(axis=1), labels_N[rows_N]
+            known_N = true_N >= 0
+            confusion = confusion_matrix(true_N[known_N], found_N[known_N], len(run.space.class_names))
             return float(scores_from_confusion(confusion).macro_f1)
 
         return max(EVIDENCE, key=macro_f1)  # of equally good ones the least
@@ -207,6 +219,7 @@ def pooled_ledger(run: Run, ledger: Ledger, pooling: Pooling, groups_N: IntArray
     else:
         evidence = {"mean": MEAN, "product": PRODUCT}[pooling.rule]
         after_NK = pooled(everything, evidence)
+    num_known = int((labels_N >= 0).sum())
     drawn = [
         draw(
             one_NK,
@@ -214,13 +227,14 @@ def pooled_ledger(run: Run, ledger: Ledger, pooling: Pooling, groups_N: IntArray
             np.asarray(ledger.groups),
             ledger.predictions.class_names,
             attributes,
+            codes_NA=ledger.codes_NA,
+            weights_N=weights_N,
             resamples=run.recipe.scores.resamples,
         )
         for one_NK in (probs_NK, after_NK)
     ]
     scores = [
-        {name: Score.from_resamples(one.values[name], one.drawn[name], len(labels_N)) for name in EXPECTED}
-        for one in drawn
+        {name: Score.from_resamples(one.values[name], one.drawn[name], num_known) for name in EXPECTED} for one in drawn
     ]
     difference = drawn[1].less(drawn[0], "macro_f1")
     assert difference is not None
@@ -260,7 +274,9 @@ def _given_groups(answers: Answers, source: str, form: Template | None) -> list[
     return [f"group {group_of[name]}" if group_of[name] else f"alone {name}" for name in named]
 
 
-def _clustered(answers: Answers, pooling: Pooling, ledger: Ledger, progress: Progress) -> tuple[IntArray, Pooled]:
+def _clustered(
+    answers: Answers, pooling: Pooling, ledger: Ledger, weights_N: FloatArray | None, progress: Progress
+) -> tuple[IntArray, Pooled]:
     """Groups of the test images found by their features, and what the rule gives where the ledger's are found alike."""
     run = answers.run
     if len(answers.predictions) > MOST_IMAGES:
@@ -282,7 +298,7 @@ def _clustered(answers: Answers, pooling: Pooling, ledger: Ledger, progress: Pro
         except ValueError as reason:
             raise RunError(f"groups cannot be found: {reason}", "say which images belong together") from reason
         grouper = Grouper.fit(known_ND, groups_N, ledger.folds_N)
-        measured = pooled_ledger(run, ledger, pooling, found_N)
+        measured = pooled_ledger(run, ledger, pooling, found_N, weights_N=weights_N)
         return grouper.groups(new_ND), Pooled(**{**vars(measured), "agreement": pair_f1(found_N, groups_N)})
 
 

@@ -193,7 +193,10 @@ def write_answers(
         if pooling is not None:
             plain = Predictions(tuple(asked.names), np.concatenate(list(parts)), run.space.class_names)
             answers = Answers(run, plain, tuple(journal.findings()), asked.root, corrections, asked.boxes)
-            answers, _ = pool_answers(answers, pooling, asked.form, progress=progress)
+            ledger, weights_N = plan.ledger()
+            answers, _ = pool_answers(
+                answers, pooling, asked.form, ledger=ledger, weights_N=weights_N, progress=progress
+            )
             parts, corrections = iter([answers.predictions.probs_NK]), answers.corrections
         tally = _write(parts, Tally.start(run, journal.findings(), corrections, asked.unboxed), asked, out)
         journal.remove()

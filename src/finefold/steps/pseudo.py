@@ -215,7 +215,7 @@ def fold_labels(fitted: Fitted, fold: int, material: _Material, run: Run, recipe
 
 def _calibration(predictions: Predictions, material: _Material, fold: int) -> Calibration:
     """A temperature from the samples that the fold does not hold out, each predicted by its own fold's model."""
-    others_N = material.folds_N != fold
+    others_N = (material.folds_N != fold) & (material.samples.labels_N >= 0)
     return fit_temperature(predictions.probs_NK[others_N], material.samples.labels_N[others_N])
 
 

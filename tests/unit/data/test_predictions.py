@@ -251,3 +251,15 @@ def test_labels_and_codes_agree_on_what_is_missing(tmp_path: Path) -> None:
     frame = pl.read_parquet(tmp_path / "oof.parquet")
     frame.with_columns(label=pl.lit(None, pl.String)).write_parquet(tmp_path / "oof.parquet")
     assert "a row lacks its id, fold, group or label" in told(lambda: Ledger.read(tmp_path / "oof.parquet"), RunError)
+
+
+def test_what_is_known_of_attributes():
+    """Rows that lack an attribute drop out of what is known whole, and count for the attributes that they have."""
+    names = ("a/x", "a/y", "b/x", "b/y")
+    codes_NA = np.array([[0, 1], [1, -1], [1, 0]])
+    whole = Predictions(("1", "2", "3"), np.eye(4)[[1, 2, 2]], names)
+    ledger = Ledger(whole, np.array([0, 1, 0]), ("g", "h", "g"), np.array([1, -1, 2]), codes_NA)
+    codes = {"first": np.array([0, 0, 1, 1]), "second": np.array([0, 1, 0, 1])}
+    assert ledger.known().predictions.ids == ("1", "3")
+    assert ledger.attribute_labels(codes)["second"].tolist() == [1, -1, 0]
+    assert ledger.known().attribute_labels(codes)["second"].tolist() == [1, 0]

@@ -35,6 +35,6 @@ def test_attributes_answer_by_summed_probability():
     """An attribute's recall is of the answer with the largest sum, not of the most probable joint class."""
     probs_NK = np.array([[0.3, 0.3, 0.4, 0.0]])
     table = {"mask": (["wear", "normal"], np.array([0, 0, 1, 1]))}
-    found = certainty_of_attributes(probs_NK, np.array([0]), np.array([0]), table)
+    found = certainty_of_attributes(probs_NK, {"mask": np.array([0])}, np.array([0]), table)
     assert found["mask"]["wear"]["recall"]["high"] == 1
     assert found["mask"]["normal"] is None

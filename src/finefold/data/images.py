@@ -162,15 +162,15 @@ def decode_image(
     Raises:
         ImageError: the message is the reason in a few words, e.g. `truncated`.
     """
-    kind = _image_kind(data)
-    image, start = _open_header(data, kind, max_pixels=max_pixels)
+    kind = image_kind(data)
+    image, start = open_header(data, kind, max_pixels=max_pixels)
     scale = _reduction(min(image.size), at_least_px) if kind == "JPEG" else 1
     pixels = None
     if _is_plain(image, data, kind) and not _lacks_end(data, kind, start=start):
         pixels = _decode_opencv(data, is_grey=image.mode == "L", scale=scale, keep_grey=keep_grey)
     if pixels is None:
         pixels = _decode_pillow(image, data, kind, scale=scale)
-    return np.ascontiguousarray(_upright(pixels, _orientation(image)))
+    return np.ascontiguousarray(_upright(pixels, orientation_of(image)))
 
 
 class _Jpeg(JpegImageFile):
@@ -203,7 +203,7 @@ _OPENINGS = {
 _OTHER_OPENINGS = {b"8BPS": "Photoshop", b"\0\0\0\x0cjP": "JPEG 2000", b"\0\0\0\x0cJXL": "JPEG XL"}
 
 
-def _image_kind(data: bytes) -> str:
+def image_kind(data: bytes) -> str:
     if not data:
         raise ImageError("empty file")
     for opening, kind in _OPENINGS.items():
@@ -219,7 +219,7 @@ def _image_kind(data: bytes) -> str:
     raise ImageError("not an image")
 
 
-def _open_header(data: bytes, kind: str, *, max_pixels: int) -> tuple[ImageFile, int]:
+def open_header(data: bytes, kind: str, *, max_pixels: int) -> tuple[ImageFile, int]:
     """The image, not decoded yet, and where its header ends."""
     if kind == "WebP":  # its reader allocates the canvas right away
         _check_size(_webp_size(data), max_pixels=max_pixels)
@@ -276,7 +276,7 @@ def _told(error: Exception, data: bytes, kind: str, *, otherwise: str) -> ImageE
     return ImageError(f"{otherwise}: {text or type(error).__name__}")
 
 
-def _orientation(image: ImageFile) -> int:
+def orientation_of(image: ImageFile) -> int:
     """The EXIF orientation still to be applied, 1 to 8; 1 (upright) where there is none or it is broken."""
     if isinstance(image, TiffImageFile):
         # Pillow turns a TIFF itself while loading, and then drops the tag.

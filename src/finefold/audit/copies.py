@@ -3,9 +3,12 @@
 Shapes: N images, P pairs.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,7 +17,9 @@ from numpy.typing import NDArray
 from finefold.audit.looks import Looks
 from finefold.audit.neighbours import nearest
 from finefold.audit.perceptual import Likeness, hash_pairs
+from finefold.data.images import content_hash
 from finefold.data.machine import num_threads
+from finefold.data.store import ContentStore
 
 NEIGHBOURS = 6  # of each image that are looked at; of large data fewer
 MOST_CANDIDATES = 250_000  # pairs that are aligned: minutes on two processors
@@ -58,12 +63,24 @@ class Copies:
         """Numbers of the pairs whose two images have different codes, say of groups or folds."""
         return np.flatnonzero(codes_N[self.pairs_P2[:, 0]] != codes_N[self.pairs_P2[:, 1]])
 
+    def among(self, is_in_N: NDArray[np.bool_]) -> "Copies":
+        """The pairs of which both images are in."""
+        keep = is_in_N[self.pairs_P2].all(axis=1)
+        return replace(
+            self,
+            pairs_P2=self.pairs_P2[keep],
+            likeness_P=self.likeness_P[keep],
+            is_exact_P=self.is_exact_P[keep],
+            is_mirrored_P=self.is_mirrored_P[keep],
+        )
+
 
 def find_copies(
     looks: Looks,
     groups_N: NDArray[np.int64],
     features_ND: NDArray[np.floating] | None,
     *,
+    cache: Path | None = None,
     is_near: bool = True,
     seed: int = 0,
     advance: Progress = lambda _: None,
@@ -78,6 +95,7 @@ def find_copies(
         looks: of the images.
         groups_N: codes; images of one group are no near copies of each other, whatever they look like.
         features_ND: of the images, zero where unreadable; without them only the hashes find candidates.
+        cache: folder of the cache, where pairs that were compared before are known; None compares all.
         is_near: False looks for exact copies alone.
         seed: of what is drawn.
         advance: told how many pairs were compared since.
@@ -96,9 +114,11 @@ def find_copies(
     exact = {(i, j) for i, j in exact_P2.tolist()}
     pairs = [pair for pair in _candidates(looks, groups_N, usable, neighbours_NK) if pair not in exact]
     likeness = Likeness(looks.rows_N["thumb"], rng=rng)
-    null = _compare(likeness, _null_pairs(groups_N, usable, neighbours_NK, rng), lambda _: None)
-    least, typical = _bar([alike for _, alike, _ in null])
-    near = [one for one in _compare(likeness, pairs, advance) if one[1] >= least]
+    null_pairs = _null_pairs(groups_N, usable, neighbours_NK, rng)
+    with _known(cache) as known:
+        compare = partial(_compare, likeness, looks.content_N, known)
+        least, typical = _bar([alike for _, alike, _ in compare(null_pairs, lambda _: None)])
+        near = [one for one in compare(pairs, advance) if one[1] >= least]
     return _copies(exact_P2, near, least, typical, len(pairs))
 
 
@@ -174,16 +194,42 @@ def _bar(likenesses: Sequence[float]) -> tuple[float, float]:
     return float(np.clip(bar, LEAST_LIKENESS, MOST_LIKENESS)), float(np.tanh(middle))
 
 
+@contextmanager
+def _known(cache: Path | None) -> Iterator[ContentStore | None]:
+    """The store of pairs that were compared before."""
+    if cache is None:
+        yield None
+        return
+    about = {"kind": "likeness", "what": "pairs of images that were aligned and compared"}
+    store = ContentStore.open(cache / "likeness" / "1", (2,), np.float32, about=about)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
 def _compare(
-    likeness: Likeness, pairs: Sequence[tuple[int, int]], advance: Progress
+    likeness: Likeness,
+    contents: Sequence[bytes],
+    known: ContentStore | None,
+    pairs: Sequence[tuple[int, int]],
+    advance: Progress,
 ) -> list[tuple[tuple[int, int], float, bool]]:
     """Each pair with its likeness, and whether it is one of mirror images."""
 
     def compare(start: int) -> list[tuple[tuple[int, int], float, bool]]:
         part = pairs[start : start + 200]
-        found = [(pair, *likeness.of(*pair)) for pair in part]
+        keys = [content_hash(likeness.digest + contents[i] + contents[j]) for i, j in part]
+        rows, is_found = np.zeros((len(part), 2), np.float32), np.zeros(len(part), bool)
+        if known is not None:
+            rows, is_found = known.read(keys)
+        fresh = np.flatnonzero(~is_found)
+        for place in fresh.tolist():
+            rows[place] = likeness.of(*part[place])
+        if known is not None and len(fresh):
+            known.append([keys[place] for place in fresh], rows[fresh])
         advance(len(part))
-        return found
+        return [(pair, float(row[0]), bool(row[1])) for pair, row in zip(part, rows, strict=True)]
 
     cv2.setNumThreads(1)
     with ThreadPoolExecutor(num_threads()) as pool:

@@ -73,7 +73,7 @@ class Looks:
     Args:
         ids: [N].
         paths: [N] files.
-        content_N: [N] 16-byte content hashes, `S16`-free: raw bytes; empty where the file cannot be read.
+        content_N: [N] 16-byte content hashes, empty where the file cannot be read.
         rows_N: [N] records; all zero where the file is no readable image.
         findings: one `unreadable` per file that is none.
     """
@@ -96,7 +96,7 @@ class Looks:
     @property
     def formats_N(self) -> NDArray[Any]:
         """[N] names of formats, empty where unreadable."""
-        return np.asarray(("", *FORMATS))[self.rows_N["format"]]
+        return np.asarray(np.asarray(("", *FORMATS))[self.rows_N["format"]])
 
 
 def look_at(
@@ -143,7 +143,7 @@ def look_at(
         store.close()
     findings = tuple(
         unreadable(ids[row], paths[row], rows_N["reason"][row].decode(errors="ignore"))
-        for row in np.flatnonzero(rows_N["format"] == 0)
+        for row in np.flatnonzero(rows_N["format"] == 0).tolist()
     )
     return Looks(tuple(ids), tuple(paths), tuple(contents), rows_N, findings)
 

@@ -3,6 +3,9 @@
 Shapes: N images, P pairs; pictures are THUMB_PX x THUMB_PX.
 """
 
+import hashlib
+from itertools import pairwise
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -42,10 +45,12 @@ def _bits(coefficients: NDArray[np.floating]) -> np.uint64:
 
 def hamming(left: NDArray[np.uint64], right: NDArray[np.uint64]) -> NDArray[np.int64]:
     """[P] number of bits that differ."""
-    return np.bitwise_count(left ^ right).astype(np.int64)
+    return np.asarray(np.bitwise_count(left ^ right), np.int64)
 
 
-def hash_pairs(hashes_N: NDArray[np.uint64], others_N: NDArray[np.uint64], *, most_bits: int, most_pairs: int) -> NDArray[np.int64]:
+def hash_pairs(
+    hashes_N: NDArray[np.uint64], others_N: NDArray[np.uint64], *, most_bits: int, most_pairs: int
+) -> NDArray[np.int64]:
     """[P, 2] pairs i < j whose hashes `hashes[i]` and `others[j]` differ in few bits, nearest first.
 
     Found by a banded index: of `most_bits + 1` bands of bits at least one is equal. Where a band's value is shared
@@ -60,7 +65,7 @@ def hash_pairs(hashes_N: NDArray[np.uint64], others_N: NDArray[np.uint64], *, mo
     num_bands = most_bits + 1
     edges = np.linspace(0, 64, num_bands + 1).astype(np.uint64)
     found: list[NDArray[np.int64]] = []
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in pairwise(edges):
         mask = ((np.uint64(1) << (high - low)) - np.uint64(1)) << low
         found.append(_band_pairs(hashes_N, others_N, mask, most_bits=most_bits, most_pairs=most_pairs))
     pairs_P2 = np.unique(np.concatenate(found), axis=0)
@@ -95,19 +100,20 @@ class Likeness:
     Args:
         thumbs_NHW: [N, THUMB_PX, THUMB_PX] uint8.
         num_common: principal pictures to take out.
-        rng: chooses the pictures that tell what is common.
+        rng: chooses the pictures that tell what is common; `digest` is of these.
     """
 
     def __init__(self, thumbs_NHW: Grey, *, num_common: int = 32, rng: np.random.Generator) -> None:
         self.thumbs_NHW = thumbs_NHW
-        chosen = rng.choice(len(thumbs_NHW), min(1500, len(thumbs_NHW)), replace=False)
-        contrasts = np.stack([local_contrast(thumbs_NHW[row]).ravel() for row in np.sort(chosen)])
+        chosen = np.sort(rng.choice(len(thumbs_NHW), min(1500, len(thumbs_NHW)), replace=False))
+        self.digest = hashlib.blake2b(thumbs_NHW[chosen].tobytes(), digest_size=16).digest()
+        contrasts = np.stack([local_contrast(thumbs_NHW[row]).ravel() for row in chosen])
         contrasts /= np.maximum(np.linalg.norm(contrasts, axis=1, keepdims=True), 1e-6)
         num_common = min(num_common, len(contrasts) // 20)  # a few pictures would explain themselves away
         self.common_CP = _principal(contrasts, num_common)
 
     def of(self, i: int, j: int) -> tuple[float, bool]:
-        """The correlation, in -1..1, of two pictures as they are or mirrored, whichever is higher; and whether mirrored."""
+        """The correlation, in -1..1, of two pictures as they are or mirrored, the higher one; and which."""
         left, right = self.thumbs_NHW[i].astype(np.float32), self.thumbs_NHW[j].astype(np.float32)
         plain = self._aligned(left, right)
         mirrored = self._aligned(left, np.ascontiguousarray(right[:, ::-1]))
@@ -115,10 +121,15 @@ class Likeness:
 
     def _aligned(self, left: Floats, right: Floats) -> float:
         scale = THUMB_PX / _ROUGH_PX
-        small_left, small_right = (cv2.resize(one, (_ROUGH_PX, _ROUGH_PX), interpolation=cv2.INTER_AREA) for one in (left, right))
+        small_left, small_right = (
+            cv2.resize(one, (_ROUGH_PX, _ROUGH_PX), interpolation=cv2.INTER_AREA) for one in (left, right)
+        )
         warp = np.eye(2, 3, dtype=np.float32)
         try:
-            if cv2.findTransformECC(small_left, small_right, warp, cv2.MOTION_AFFINE, _ROUGH, None, 5)[0] < _ROUGH_AT_LEAST:
+            if (
+                cv2.findTransformECC(small_left, small_right, warp, cv2.MOTION_AFFINE, _ROUGH, None, 5)[0]
+                < _ROUGH_AT_LEAST
+            ):
                 return -1.0
             warp[:, 2] *= scale
             cv2.findTransformECC(left, right, warp, cv2.MOTION_AFFINE, _FINE, None, 5)
@@ -162,4 +173,3 @@ def _correlation(left: Floats, right: Floats) -> float:
     left, right = left - left.mean(), right - right.mean()
     norm = float(np.linalg.norm(left) * np.linalg.norm(right))
     return float(left @ right) / norm if norm > 1e-6 else -1.0
-

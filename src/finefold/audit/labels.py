@@ -85,7 +85,6 @@ def find_suspects(
     groups_N: Codes,
     *,
     features: Sequence[NDArray[np.floating]] = (),
-    seed: int = 0,
 ) -> tuple[list[Suspect], dict[str, float]]:
     """Labels that are likely wrong, the likeliest first, and each attribute's estimated share of wrong labels.
 
@@ -97,7 +96,6 @@ def find_suspects(
         labelled: every attribute.
         groups_N: codes 0..G-1.
         features: of the samples, one or more arrays [N, D]; empty lets the probabilities vote.
-        seed: of what is drawn.
     """
     rows_G = rows_of_groups(groups_N)
     of_groups = {one.name: len(rows_G) < len(groups_N) and is_of_groups(one.codes_N, groups_N) for one in labelled}
@@ -109,7 +107,7 @@ def find_suspects(
     shares = {}
     for one in labelled:
         if of_groups[one.name]:
-            found, share = _of_groups(one, groups_N, rows_G, kernel_GG, seed)
+            found, share = _of_groups(one, groups_N, rows_G, kernel_GG)
         else:
             found, share = _of_samples(one, groups_N, rows_G)
         suspects += found
@@ -127,7 +125,7 @@ def _kinds(varying: Sequence[Codes], num_samples: int) -> Codes:
 
 
 def _of_groups(
-    one: Labelled, groups_N: Codes, rows_G: list[NDArray[np.int64]], kernel_GG: Floats | None, seed: int
+    one: Labelled, groups_N: Codes, rows_G: list[NDArray[np.int64]], kernel_GG: Floats | None
 ) -> tuple[list[Suspect], float]:
     labels_G = np.array([_majority(one.codes_N[rows]) for rows in rows_G])
     known = np.flatnonzero(labels_G >= 0)
@@ -136,13 +134,13 @@ def _of_groups(
     if kernel_GG is None:
         probs_GC = group_vote(one.probs_NC, groups_N, labels_G)
     else:
-        probs_GC = vote_of_groups(kernel_GG, labels_G, len(one.classes), seed=seed)
+        probs_GC = vote_of_groups(kernel_GG, labels_G, len(one.classes))
     share = noise_share(labels_G[known], probs_GC[known])
     numbers_G = np.full(len(rows_G), np.nan)
     if one.numbers_N is not None:
         numbers_G = np.array([one.numbers_N[rows[0]] for rows in rows_G])
     if kernel_GG is not None and np.isfinite(numbers_G).sum() >= 20 and np.nanstd(numbers_G) > 0:
-        return _of_numbers(one, rows_G, labels_G, numbers_G, kernel_GG, probs_GC, seed), share
+        return _of_numbers(one, rows_G, labels_G, numbers_G, kernel_GG, probs_GC), share
     trusted_GC = probs_GC / confident_thresholds(labels_G[known], probs_GC[known])
     odds_G = np.full(len(rows_G), -np.inf)
     odds_G[known] = -margins(labels_G[known], trusted_GC[known])
@@ -160,10 +158,9 @@ def _of_numbers(
     numbers_G: Floats,
     kernel_GG: Floats,
     probs_GC: Floats,
-    seed: int,
 ) -> list[Suspect]:
     """Groups whose number is odd for what they look like, where that is another band."""
-    oddness_G, usual_G = oddness_of_numbers(kernel_GG, numbers_G, seed=seed)
+    oddness_G, usual_G = oddness_of_numbers(kernel_GG, numbers_G)
     bands_G = np.searchsorted(np.asarray(one.edges), usual_G, side="right")
     odds_G = np.square(oddness_G) / 2 - _NUMBER_COST
     found = []

@@ -1,4 +1,4 @@
-"""What whole groups look like, out of fold: one row per group, from all its samples, and a ridge classifier on it.
+"""What whole groups look like, judged by all other groups: one row per group, and a ridge classifier on it.
 
 A person's photos differ in what is worn and agree in who it is. Their mean per kind of photo is a better witness than
 each photo for itself: on photos of faces with drawn masks it tells gender in 88 of 100 people where the vote of
@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MOST_GROUPS = 4_000  # beyond, kernels of groups against groups would not fit into memory
-_FOLDS, _REPEATS = 10, 5
-_RIDGES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # in units of the kernel's mean diagonal
+_RIDGES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # the kernel's diagonal is 1
 _LEAST_PROB = 0.01
 
 Floats = NDArray[np.float64]
@@ -60,8 +59,8 @@ def _group_means(
     return sums_GD, np.asarray(counts_G > 0)
 
 
-def vote_of_groups(kernel_GG: Floats, labels_G: NDArray[np.int64], num_classes: int, *, seed: int = 0) -> Floats:
-    """[G, C] out-of-fold probabilities of each group's class.
+def vote_of_groups(kernel_GG: Floats, labels_G: NDArray[np.int64], num_classes: int) -> Floats:
+    """[G, C] probabilities of each group's class, by the other groups.
 
     Ridge regression on classes as 0 and 1, which estimates their probabilities.
 
@@ -69,14 +68,13 @@ def vote_of_groups(kernel_GG: Floats, labels_G: NDArray[np.int64], num_classes: 
         kernel_GG: what `group_kernel` gave.
         labels_G: codes, -1 for groups that are predicted and not learnt from.
         num_classes: C.
-        seed: of the divisions into folds.
     """
     truth_GC = np.eye(num_classes)[np.maximum(labels_G, 0)]
-    probs_GC = np.maximum(_ridge_out_of_fold(kernel_GG, truth_GC, labels_G >= 0, seed), _LEAST_PROB)
+    probs_GC = np.maximum(_ridge_left_out(kernel_GG, truth_GC, labels_G >= 0), _LEAST_PROB)
     return np.asarray(probs_GC / probs_GC.sum(axis=1, keepdims=True))
 
 
-def oddness_of_numbers(kernel_GG: Floats, numbers_G: Floats, *, seed: int = 0) -> tuple[Floats, Floats]:
+def oddness_of_numbers(kernel_GG: Floats, numbers_G: Floats) -> tuple[Floats, Floats]:
     """How far what groups look like lies from what groups with their number usually look like.
 
     Predictions shrink towards the mean, so a prediction is compared with what is usual at the given number, a line
@@ -85,14 +83,13 @@ def oddness_of_numbers(kernel_GG: Floats, numbers_G: Floats, *, seed: int = 0) -
     Args:
         kernel_GG: what `group_kernel` gave.
         numbers_G: given numbers, NaN where there is none.
-        seed: of the divisions into folds.
 
     Returns:
         [G] standard scores, NaN without a number, and [G] numbers that would be usual for such a prediction.
     """
     is_known_G = np.isfinite(numbers_G)
     targets_G1 = np.where(is_known_G, numbers_G, 0.0)[:, None]
-    predicted_G = _ridge_out_of_fold(kernel_GG, targets_G1, is_known_G, seed)[:, 0]
+    predicted_G = _ridge_left_out(kernel_GG, targets_G1, is_known_G)[:, 0]
     slope, start = np.polyfit(numbers_G[is_known_G], predicted_G[is_known_G], 1)
     off_G = predicted_G - (start + slope * numbers_G)
     spread = 1.4826 * float(np.nanmedian(np.abs(off_G)))
@@ -101,23 +98,28 @@ def oddness_of_numbers(kernel_GG: Floats, numbers_G: Floats, *, seed: int = 0) -
     return off_G / max(spread, 1e-9), np.clip(usual_G, low, high)
 
 
-def _ridge_out_of_fold(kernel_GG: Floats, targets_GT: Floats, is_known_G: NDArray[np.bool_], seed: int) -> Floats:
-    """[G, T] out-of-fold predictions, the mean over several divisions, of the strength with the least squared error."""
-    num_groups = len(targets_GT)
-    predicted_RGT = np.zeros((len(_RIDGES), *targets_GT.shape))
-    scale = float(np.trace(kernel_GG)) / num_groups
-    rng = np.random.default_rng(seed)
-    for _ in range(_REPEATS):
-        folds_G = rng.permutation(num_groups) % min(_FOLDS, num_groups)
-        for fold in range(int(folds_G.max()) + 1):
-            held = folds_G == fold
-            learnt = ~held & is_known_G
-            mean_T = targets_GT[learnt].mean(axis=0)
-            values, axes = np.linalg.eigh(kernel_GG[np.ix_(learnt, learnt)])
-            along = axes.T @ (targets_GT[learnt] - mean_T)
-            across = kernel_GG[np.ix_(held, learnt)] @ axes
-            for number, ridge in enumerate(_RIDGES):
-                predicted_RGT[number, held] += across @ (along / (values + ridge * scale)[:, None]) + mean_T
-    predicted_RGT /= _REPEATS
-    errors_R = np.square(predicted_RGT - targets_GT)[:, is_known_G].sum(axis=(1, 2))
-    return np.asarray(predicted_RGT[int(errors_R.argmin())])
+def _ridge_left_out(kernel_GG: Floats, targets_GT: Floats, is_known_G: NDArray[np.bool_]) -> Floats:
+    """[G, T] predictions for each group by all other known groups, of the strength with the least squared error.
+
+    Leaving one out has a closed form: the residual of the fit to all, divided by what the fit leaves of the group's own
+    target. A constant in the kernel stands for the intercept.
+
+    References:
+        Rifkin, Lippert, Notes on Regularized Least Squares, MIT-CSAIL-TR-2007-025, section 3.
+    """
+    known, others = np.flatnonzero(is_known_G), np.flatnonzero(~is_known_G)
+    targets_LT = targets_GT[known]
+    values_L, axes_LL = np.linalg.eigh(kernel_GG[np.ix_(known, known)] + 1.0)
+    best = np.inf
+    predicted_GT = np.zeros(targets_GT.shape)
+    for ridge in _RIDGES:
+        shrunk_L = 1 / (np.maximum(values_L, 0) + ridge)
+        weights_LT = axes_LL @ (shrunk_L[:, None] * (axes_LL.T @ targets_LT))
+        own_L = np.square(axes_LL) @ shrunk_L
+        left_out_LT = targets_LT - weights_LT / own_L[:, None]
+        error = float(np.square(left_out_LT - targets_LT).sum())
+        if error < best:
+            best = error
+            predicted_GT[known] = left_out_LT
+            predicted_GT[others] = (kernel_GG[np.ix_(others, known)] + 1.0) @ weights_LT
+    return predicted_GT

@@ -52,7 +52,8 @@ padding:5px 2px}nav a:hover{background:var(--card)}
 article{background:var(--card);border:1px solid var(--rule);border-radius:8px;padding:10px 12px;margin:10px 0}
 article p{overflow-wrap:anywhere}
 .shots{display:flex;flex-wrap:wrap;gap:8px;margin-top:8px}
-figure{margin:0;width:112px}figure img,.gone{display:block;width:112px;height:112px;object-fit:contain;border-radius:4px;
+figure{margin:0;width:112px}figure img,.gone{display:block;width:112px;height:112px;object-fit:contain;
+border-radius:4px;
 background:#8883}
 .gone{display:flex;align-items:center;justify-content:center;font-size:.75rem;color:var(--faint)}
 figcaption{font-size:.7rem;line-height:1.25;color:var(--faint);overflow-wrap:anywhere;margin-top:2px}

@@ -63,7 +63,7 @@ def _free(file: Path, content: bytes) -> Path:
 
 def draft_patches(findings: Sequence[Finding]) -> list[tuple[str, ...]]:
     """Rows of a patches file: every suspected label as it would be corrected."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for finding in findings:
         if finding.kind != "label-suspect":
             continue

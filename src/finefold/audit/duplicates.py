@@ -39,7 +39,7 @@ def duplicate_findings(
     return findings + _differing(copies, ids, labels)
 
 
-def test_findings(copies: Copies, ids: Sequence[str], is_test_N: NDArray[np.bool_]) -> list[Finding]:
+def overlap_findings(copies: Copies, ids: Sequence[str], is_test_N: NDArray[np.bool_]) -> list[Finding]:
     """`test-in-train`: one finding per image to be predicted that is also among the labelled ones.
 
     Args:
@@ -125,7 +125,7 @@ def _exact(
         severity,
         tuple(ids[row] for row in rows),
         {"copies": len(rows), **({"groups": groups} if is_grouped else {})},
-        cause=f"{len(rows)} files are the same, byte by byte"
+        cause=f"{_named([ids[row] for row in rows])} are the same file, byte by byte"
         + (f", under {len(groups)} groups" if is_grouped and not inside else ""),
         remedy="keep one of them" + ("" if inside else "; else a split may train on one and score on the other"),
     )
@@ -151,13 +151,18 @@ def _near(
     }
     if copies.is_mirrored_P[numbers].any():
         evidence["mirrored"] = int(copies.is_mirrored_P[numbers].sum())
-    cause = f"{len(rows)} images show the same photo, changed in crop, size, light or encoding"
+    cause = f"{_named([ids[row] for row in rows])} show the same photo ({best:.2f} alike)"
     remedy = "keep one of them, or give them one group, so that no split tears them apart"
     if is_grouped:
-        named = " and ".join(f"`{group}`" for group in groups[:3])
-        cause = f"groups {named} share a photo ({best:.2f} alike): most likely one subject under {len(groups)} names"
+        cause = f"groups {_named(groups)} share a photo ({best:.2f} alike): likely one subject"
         remedy = "give them one group, or leave one out; else a split may train on one and score on the other"
     return Finding("near-duplicate", "warning", tuple(ids[row] for row in rows), evidence, cause=cause, remedy=remedy)
+
+
+def _named(names: Sequence[str]) -> str:
+    """The first three names."""
+    more = [] if len(names) <= 3 else [f"{len(names) - 3} more"]
+    return " and ".join([*(f"`{name}`" for name in names[:3]), *more])
 
 
 def _told(numbers: Sequence[int], copies: Copies, ids: Sequence[str]) -> list[list[Any]]:
@@ -190,7 +195,7 @@ def _differing(
                 "error" if is_exact else "warning",
                 (ids[i], ids[j]),
                 {"labels": said, "likeness": round(float(copies.likeness_P[number]), 3), "exact": is_exact},
-                cause=f"the same photo has two labels ({shown}): one of them is wrong",
+                cause=f"{_named([ids[i], ids[j]])} are one photo with two labels ({shown}): one of them is wrong",
                 remedy="find out which label is right and patch the other, or leave both out",
             )
         )

@@ -58,6 +58,7 @@ background:#8883}
 .gone{display:flex;align-items:center;justify-content:center;font-size:.75rem;color:var(--faint)}
 figcaption{font-size:.7rem;line-height:1.25;color:var(--faint);overflow-wrap:anywhere;margin-top:2px}
 .arrow{font-weight:600}
+code{font-size:.92em}
 table{border-collapse:collapse;font-size:.88rem;margin-top:6px}td,th{padding:2px 14px 2px 0;text-align:left}
 """
 
@@ -100,12 +101,18 @@ def audit_page(
     parts.append("</nav>")
     for kind, found in by_kind.items():
         parts.append(f"<section id='{kind}'><h2>{escape(TITLES.get(kind, kind))}</h2>")
-        parts.append(f"<p class='faint'>{escape(kind)}: {escape(found[0].remedy)}</p>")
+        parts.append(f"<p class='faint'>{escape(kind)}: {_marked(found[0].remedy)}</p>")
         parts += [_article(one, thumbs, labels) for one in found[:MOST_PER_KIND]]
         if len(found) > MOST_PER_KIND:
             parts.append(f"<p class='faint'>and {len(found) - MOST_PER_KIND:,} more: see --json</p>")
         parts.append("</section>")
     return "\n".join([*parts, "</body></html>", ""])
+
+
+def _marked(text: str) -> str:
+    """Escaped, with what stands in backticks as code."""
+    parts = escape(text).split("`")
+    return "".join(f"<code>{part}</code>" if number % 2 else part for number, part in enumerate(parts))
 
 
 def _worst(found: Sequence[Finding]) -> str:
@@ -114,15 +121,16 @@ def _worst(found: Sequence[Finding]) -> str:
 
 def _article(finding: Finding, thumbs: Mapping[str, str], labels: Mapping[str, str]) -> str:
     said = finding.evidence
-    head = f"<span class='{finding.severity}'>{finding.severity}</span> {escape(finding.cause)}"
+    head = f"<span class='{finding.severity}'>{finding.severity}</span> {_marked(finding.cause)}"
     lines = []
     if finding.kind == "label-suspect":
         head = f"<b>{said['rank']}</b> · " + head
         shift = f"{escape(said['attribute'])}: {escape(said['given'])} → {escape(said['suggested'])}"
         sure = f"probabilities {said['prob_given']:.2f} and {said['prob_suggested']:.2f}"
-        number = f"; the number is {said['number']:g}, it looks like {said['looks_like']}" if "number" in said else ""
-        vote = f"; {escape(said['votes'])}" if "votes" in said else ""
-        lines.append(f"<p><span class='arrow'>{shift}</span> <span class='faint'>{sure}{vote}{number}</span></p>")
+        told = f"{sure}; {escape(said['votes'])}" if "votes" in said else sure
+        if "number" in said:
+            told = f"the number is {said['number']:g}, and it looks like {said['looks_like']}"
+        lines.append(f"<p><span class='arrow'>{shift}</span> <span class='faint'>{told}</span></p>")
     elif finding.kind == "near-duplicate":
         lines.append(
             f"<p class='faint'>alike {said['likeness']:.2f}; copies here count from {said['counts_as_copy_from']:.2f}, "

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finefold.audit.copies import Copies, find_copies
-from finefold.audit.duplicates import duplicate_findings, split_findings, test_findings
+from finefold.audit.duplicates import duplicate_findings, overlap_findings, split_findings
 from finefold.audit.groups import find_contradictions
 from finefold.audit.labels import Labelled, find_suspects, label_findings
 from finefold.audit.looks import Looks, look_at
@@ -263,7 +263,7 @@ class _Work:
             f"{int(is_test_N.sum()):,} images to be predicted" if has_test else "data.toml names no images to predict",
             is_done=has_test,
         )
-        found += test_findings(copies, looks.ids, is_test_N)
+        found += overlap_findings(copies, looks.ids, is_test_N)
         return found + self._split_leaks(ours)
 
     def _split_leaks(self, copies: Copies) -> list[Finding]:

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from finefold.audit.copies import Copies, find_copies
-from finefold.audit.duplicates import duplicate_findings, overlap_findings, split_findings
-from finefold.audit.groups import find_contradictions
-from finefold.audit.labels import Labelled, find_suspects, label_findings
-from finefold.audit.looks import Looks, look_at
-from finefold.audit.quality import quality_findings
-from finefold.audit.shortcuts import find_shortcuts
+from finefold.auditing.copies import Copies, find_copies
+from finefold.auditing.duplicates import duplicate_findings, overlap_findings, split_findings
+from finefold.auditing.groups import find_contradictions
+from finefold.auditing.labels import Labelled, find_suspects, label_findings
+from finefold.auditing.looks import Looks, look_at
+from finefold.auditing.quality import quality_findings
+from finefold.auditing.shortcuts import find_shortcuts
 from finefold.data.cachedir import cache_root
 from finefold.data.findings import Finding
 from finefold.data.images import list_images

@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from finefold.audit.looks import Looks
-from finefold.audit.neighbours import nearest
-from finefold.audit.perceptual import Likeness, hash_pairs
+from finefold.auditing.looks import Looks
+from finefold.auditing.neighbours import nearest
+from finefold.auditing.perceptual import Likeness, hash_pairs
 from finefold.data.images import content_hash
 from finefold.data.machine import num_threads
 from finefold.data.store import ContentStore

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from finefold.audit.groups import find_contradictions
-from finefold.audit.labels import Labelled, find_suspects, is_of_groups, label_findings
+from finefold.auditing.groups import find_contradictions
+from finefold.auditing.labels import Labelled, find_suspects, is_of_groups, label_findings
 
 PEOPLE, SHOTS = 80, 4
 
@@ -17,7 +17,7 @@ def people():
     gender, age = rng.integers(0, 2, PEOPLE), rng.uniform(18, 80, PEOPLE)
     kind = np.tile([0, 0, 1, 2], PEOPLE)
     features = rng.normal(size=(PEOPLE * SHOTS, 24))
-    features[:, 0] += 3 * (2 * gender[groups] - 1)
+    features[:, 10:16] += 3 * (2 * gender[groups, None] - 1)
     features[:, 1:5] += (age[groups, None] - 45) / 6
     return groups, gender, age, kind, features
 

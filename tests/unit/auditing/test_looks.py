@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from finefold.audit import looks as module
-from finefold.audit.looks import MEASURES, measure_pixels
+from finefold.auditing import looks as module
+from finefold.auditing.looks import MEASURES, measure_pixels
 
 
 def test_a_pass_measures_images_and_tells_of_broken_files(look, faces):
@@ -21,7 +21,7 @@ def test_a_pass_measures_images_and_tells_of_broken_files(look, faces):
     assert seen.is_readable_N.tolist() == [True, True, False, False, False]
 
 
-def test_the_cache_says_the_same_and_saves_the_decoding(look, faces, tmp_path, monkeypatch):
+def test_the_cache_says_the_same_and_saves_the_decoding(look, faces, monkeypatch):
     """A second pass decodes nothing and gives equal rows and findings, broken files included."""
     contents = {"a.png": faces[0], "b.jpg": b"hello", "c.jpg": faces[2]}
     first = look(contents)

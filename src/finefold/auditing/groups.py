@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from finefold.audit.labels import is_of_groups, rows_of_groups
+from finefold.auditing.labels import is_of_groups, rows_of_groups
 from finefold.data.findings import Finding
 
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from finefold.audit.labels import is_of_groups, rows_of_groups
-from finefold.audit.looks import Looks
+from finefold.auditing.labels import is_of_groups, rows_of_groups
+from finefold.auditing.looks import Looks
 from finefold.data.findings import Finding
 
 FILE_PROPERTIES = ("width", "height", "shape", "jpeg_quality", "format", "channels", "suffix")

@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from finefold.audit.quality import odd_sizes, quality_findings
+from finefold.auditing.quality import odd_sizes, quality_findings
 
 
 def test_each_oddity_is_told_with_its_image(look, faces):
@@ -12,7 +12,7 @@ def test_each_oddity_is_told_with_its_image(look, faces):
     contents |= {
         "blank.png": np.full((128, 96, 3), 90, np.uint8),
         "dark.png": (faces[0] * 0.12).astype(np.uint8),
-        "bright.png": (243 + faces[1] // 21).astype(np.uint8),
+        "bright.png": np.where(np.arange(128)[:, None, None] < 4, faces[1], 252).astype(np.uint8),
         "large.png": cv2.resize(faces[3], (960, 1000)),
         "long.png": cv2.resize(faces[4], (300, 60)),
         "grey.png": cv2.cvtColor(cv2.cvtColor(faces[5], cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB),

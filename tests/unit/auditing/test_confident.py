@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from finefold.audit.confident import (
+from finefold.auditing.confident import (
     confident_classes,
     confident_joint,
     confident_thresholds,

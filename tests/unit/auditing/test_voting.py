@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from finefold.audit.voting import _RIDGES, _ridge_left_out, group_kernel, oddness_of_numbers, vote_of_groups
+from finefold.auditing.voting import _RIDGES, _ridge_left_out, group_kernel, oddness_of_numbers, vote_of_groups
 
 
 def test_leaving_one_out_in_closed_form_is_leaving_one_out():

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.JpegImagePlugin import JpegImageFile
 
-from finefold.audit.perceptual import THUMB_PX, perceptual_hashes
+from finefold.auditing.perceptual import THUMB_PX, perceptual_hashes
 from finefold.data.findings import Finding
 from finefold.data.images import content_hash, decode_image, image_kind, open_header, orientation_of
 from finefold.data.machine import num_threads

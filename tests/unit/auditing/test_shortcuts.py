@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from finefold.audit.shortcuts import find_shortcuts
+from finefold.auditing.shortcuts import find_shortcuts
 
 
 @pytest.fixture(scope="module")

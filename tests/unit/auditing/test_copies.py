@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from finefold.audit.copies import clusters, find_copies
-from finefold.audit.duplicates import duplicate_findings, split_findings, overlap_findings
-from finefold.audit.neighbours import nearest
+from finefold.auditing.copies import clusters, find_copies
+from finefold.auditing.duplicates import duplicate_findings, overlap_findings, split_findings
+from finefold.auditing.neighbours import nearest
 
 
 def darker(image: np.ndarray) -> np.ndarray:
@@ -94,7 +94,7 @@ def test_clusters_are_what_pairs_connect():
 
 def test_nearest_is_exact_whatever_the_blocks(monkeypatch):
     """Blocks of any size give the neighbours of one large product, and never one of the own group."""
-    from finefold.audit import neighbours
+    from finefold.auditing import neighbours
 
     rng = np.random.default_rng(2)
     features, groups = rng.random((90, 12)), rng.integers(0, 30, 90)

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from finefold.audit.perceptual import THUMB_PX, Likeness, hamming, hash_pairs, perceptual_hashes
+from finefold.auditing.perceptual import THUMB_PX, Likeness, hamming, hash_pairs, perceptual_hashes
 
 
 def thumb(image: np.ndarray) -> np.ndarray:

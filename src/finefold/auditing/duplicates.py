@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from finefold.audit.copies import Copies, clusters
+from finefold.auditing.copies import Copies, clusters
 from finefold.data.findings import Finding
 
 SHOWN_PAIRS = 20

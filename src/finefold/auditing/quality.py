@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from finefold.audit.looks import Looks
+from finefold.auditing.looks import Looks
 from finefold.data.findings import Finding
 
 SUFFIXES: Mapping[str, tuple[str, ...]] = {

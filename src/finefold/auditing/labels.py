@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from finefold.audit.confident import confident_classes, confident_thresholds, group_vote, margins, noise_share
-from finefold.audit.voting import MOST_GROUPS, group_kernel, oddness_of_numbers, vote_of_groups
+from finefold.auditing.confident import confident_classes, confident_thresholds, group_vote, margins, noise_share
+from finefold.auditing.voting import MOST_GROUPS, group_kernel, oddness_of_numbers, vote_of_groups
 from finefold.data.findings import Finding
 
 MOST_FINDINGS = 200  # per attribute; the rest is counted

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from finefold.audit.looks import Looks, look_at
+from finefold.auditing.looks import Looks, look_at
 from finefold.data.synthetic import portrait_batch
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from finefold.recipe.loader import load_recipe
     from finefold.recipe.schema import Recipe
     from finefold.steps.answers import Answers
+    from finefold.steps.audit import Audit, audit
     from finefold.steps.compare import Comparison, compare
     from finefold.steps.correct import Corrections, correct
     from finefold.steps.diagnose import diagnose
@@ -46,6 +47,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Answers": "steps.answers",
     "Attribute": "data.labels",
+    "Audit": "steps.audit",
     "Bands": "data.labels",
     "Checked": "doctor.diagnosis",
     "Board": "steps.runs",
@@ -71,6 +73,7 @@ _HOME = {
     "Score": "metrics.intervals",
     "Split": "data.splits",
     "apply_settings": "nn.settings",
+    "audit": "steps.audit",
     "build_model": "nn.catalogue",
     "compare": "steps.compare",
     "correct": "steps.correct",
@@ -99,6 +102,7 @@ _HOME = {
 __all__ = [
     "Answers",
     "Attribute",
+    "Audit",
     "Bands",
     "Board",
     "Checked",
@@ -124,6 +128,7 @@ __all__ = [
     "Score",
     "Split",
     "apply_settings",
+    "audit",
     "build_model",
     "compare",
     "correct",

@@ -56,7 +56,7 @@ def test_a_misspelt_recipe_answers_before_torch(tmp_path):
 
 def test_data_and_scores_do_without_torch(tmp_path):
     """The rooms below nn, and what reads them, never load torch."""
-    rooms = ("data", "recipe", "metrics", "audit", "runs", "report")
+    rooms = ("data", "recipe", "metrics", "auditing", "runs", "report")
     modules = [
         f"finefold.{path.parent.name}.{path.stem}"
         for path in SOURCES

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TextIO
 import typer
 
 import finefold
-from finefold.cli import answer_verbs, decide_verbs, doctor_verbs, pseudo_verbs, rates_verbs
+from finefold.cli import answer_verbs, decide_verbs, doctor_verbs, pseudo_verbs, rates_verbs, trust_verbs
 from finefold.cli.options import AsJson, DataFile, Overrides, RecipeName, SplitFile
 from finefold.cli.recipe_verbs import recipe_app
 from finefold.cli.weights_verbs import weights_app
@@ -216,6 +216,7 @@ app.command("lr-find", epilog="Example: finefold lr-find data.toml --recipe quic
 )
 
 
+app.command(epilog="Example: finefold audit data.toml --out audit.html --fix")(trust_verbs.audit)
 app.command(epilog="Example: finefold evaluate runs/first --by source --pictures pictures/")(answer_verbs.evaluate)
 
 

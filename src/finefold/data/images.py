@@ -162,8 +162,8 @@ def decode_image(
     Raises:
         ImageError: the message is the reason in a few words, e.g. `truncated`.
     """
-    kind = _image_kind(data)
-    image, start = _open_header(data, kind, max_pixels=max_pixels)
+    kind = image_kind(data)
+    image, start = open_header(data, kind, max_pixels=max_pixels)
     scale = _reduction(min(image.size), at_least_px) if kind == "JPEG" else 1
     pixels = None
     if _is_plain(image, data, kind) and not _lacks_end(data, kind, start=start):
@@ -179,11 +179,11 @@ def image_size(data: bytes, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     Raises:
         ImageError: there is no header of an image; what follows a good one may still be broken.
     """
-    kind = _image_kind(data)
+    kind = image_kind(data)
     if kind == "TIFF" or (kind == "PNG" and b"eXIf" in data):  # which way up they are is known after a full read
         height, width = decode_image(data, max_pixels=max_pixels).shape[:2]
         return height, width
-    image, _ = _open_header(data, kind, max_pixels=max_pixels)
+    image, _ = open_header(data, kind, max_pixels=max_pixels)
     return image.size if orientation_of(image) >= 5 else image.size[::-1]
 
 
@@ -217,7 +217,7 @@ _OPENINGS = {
 _OTHER_OPENINGS = {b"8BPS": "Photoshop", b"\0\0\0\x0cjP": "JPEG 2000", b"\0\0\0\x0cJXL": "JPEG XL"}
 
 
-def _image_kind(data: bytes) -> str:
+def image_kind(data: bytes) -> str:
     if not data:
         raise ImageError("empty file")
     for opening, kind in _OPENINGS.items():
@@ -233,7 +233,7 @@ def _image_kind(data: bytes) -> str:
     raise ImageError("not an image")
 
 
-def _open_header(data: bytes, kind: str, *, max_pixels: int) -> tuple[ImageFile, int]:
+def open_header(data: bytes, kind: str, *, max_pixels: int) -> tuple[ImageFile, int]:
     """The image, not decoded yet, and where its header ends."""
     if kind == "WebP":  # its reader allocates the canvas right away
         _check_size(_webp_size(data), max_pixels=max_pixels)

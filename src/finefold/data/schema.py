@@ -26,6 +26,7 @@ class SamplesTable(Table):
     group: str | None = None
     fold: str | None = None
     patches: str | None = None
+    exclude: str | None = None
     # for csv
     path: str | None = None
     suffix: str = ""

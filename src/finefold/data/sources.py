@@ -107,6 +107,9 @@ def read_samples(spec: DataSpec) -> SampleTable:
     """
     table, frame = spec.file.samples, read_source(spec)
     samples = _identify(frame, table)
+    if table.exclude:
+        keep = ~_excluded(samples, spec.folder / table.exclude)
+        samples, frame = samples.filter(keep), frame.filter(keep)
     fold = _column(frame, table.fold, "fold") if table.fold else None
     patches = spec.folder / table.patches if table.patches else None
     return SampleTable(label_samples(samples, frame, spec.space, patches), spec.space, spec.root, fold)
@@ -233,6 +236,26 @@ def _parse(frame: pl.DataFrame, column: str, template: str, key: str) -> pl.Data
             'mend the template, or leave such files out: [samples] ignore = ["pattern"]',
         )
     return pl.concat([frame, found], how="horizontal")
+
+
+def _excluded(samples: pl.DataFrame, file: Path) -> pl.Series:
+    """[N] which samples a list of exclusions names, by their id or their group's.
+
+    Raises:
+        DataError: the list has no column `id`, or names what is not there: then it belongs to other data.
+    """
+    rows = read_rows(file)
+    if "id" not in rows.columns:
+        raise DataError(f"{file.name} lacks the column id", f"it has {', '.join(rows.columns)}")
+    names = rows["id"].drop_nulls().unique(maintain_order=True)
+    known = set(samples["id"]) | set(samples["group"])
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise DataError(
+            f"{len(unknown)} of {len(names)} ids in {file.name} are no sample and no group, e.g. `{unknown[0]}`",
+            "mend `[samples] exclude` in data.toml, or take the rows out of the list",
+        )
+    return samples["id"].is_in(names.implode()) | samples["group"].is_in(names.implode())
 
 
 def _identify(frame: pl.DataFrame, table: SamplesTable) -> pl.DataFrame:

@@ -39,7 +39,9 @@ def write_inputs(
 def _absolute(data: Data) -> DataFile:
     """data.toml with every path absolute, so that it means the same from inside the run."""
     home, file = data.spec.folder, data.spec.file
-    sample_paths = {key: str(home / path) for key in ("csv", "patches") if (path := getattr(file.samples, key))}
+    sample_paths = {
+        key: str(home / path) for key in ("csv", "patches", "exclude") if (path := getattr(file.samples, key))
+    }
     sample_table = file.samples.model_copy(update={"root": str(data.spec.root), **sample_paths})
     if file.predict is None:
         return file.model_copy(update={"samples": sample_table})

@@ -619,3 +619,26 @@ def test_a_users_folds_come_along(home: Path) -> None:
     kept = samples.without(["b.jpg"])
     assert kept.fold is not None
     assert kept.fold.to_list() == ["x", "x"]
+
+
+def test_a_list_of_exclusions_leaves_out_samples_and_groups(tmp_path):
+    """`[samples] exclude` names ids or groups; one that is neither, or no column id, is an error."""
+    for person in ("a", "b", "c"):
+        for shot in ("x", "y"):
+            file = tmp_path / "images" / person / f"{shot}.jpg"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(b"")
+    text = (
+        '[samples]\nroot = "images"\ntemplate = "{person}/{shot}.{ext}"\ngroup = "person"\nexclude = "out.csv"\n'
+        '[attributes.shot]\nclasses = ["x", "y"]\n'
+    )
+    (tmp_path / "data.toml").write_text(text)
+    (tmp_path / "out.csv").write_text("id,reason\na/x.jpg,broken\nb,copy\n")
+    spec = read_spec(tmp_path / "data.toml")
+    assert read_samples(spec).ids == ["a/y.jpg", "c/x.jpg", "c/y.jpg"]
+    (tmp_path / "out.csv").write_text("id\nd\n")
+    with pytest.raises(DataError, match="no sample and no group"):
+        read_samples(spec)
+    (tmp_path / "out.csv").write_text("name\na\n")
+    with pytest.raises(DataError, match="lacks the column id"):
+        read_samples(spec)

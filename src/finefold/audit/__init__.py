@@ -1,1 +1,0 @@
-"""What is wrong with the data: files, duplicates, groups, labels, shortcuts; no torch."""

@@ -109,10 +109,10 @@ def find_copies(
         return _copies(exact_P2, [], LEAST_LIKENESS, 0.0, 0)
     neighbours_NK = np.zeros((len(groups_N), 0), np.int64)
     if features_ND is not None:
-        most = max(2, min(NEIGHBOURS, MOST_CANDIDATES // len(groups_N)))
-        neighbours_NK = nearest(features_ND, groups_N, num_neighbours=most, rng=rng)
+        neighbours_NK = nearest(features_ND, groups_N, num_neighbours=NEIGHBOURS, rng=rng)
     exact = {(i, j) for i, j in exact_P2.tolist()}
-    pairs = [pair for pair in _candidates(looks, groups_N, usable, neighbours_NK) if pair not in exact]
+    most = max(2, min(NEIGHBOURS, MOST_CANDIDATES // len(groups_N)))
+    pairs = [pair for pair in _candidates(looks, groups_N, usable, neighbours_NK[:, :most]) if pair not in exact]
     likeness = Likeness(looks.rows_N["thumb"], rng=rng)
     null_pairs = _null_pairs(groups_N, usable, neighbours_NK, rng)
     with _known(cache) as known:

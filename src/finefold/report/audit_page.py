@@ -133,7 +133,7 @@ def _article(finding: Finding, thumbs: Mapping[str, str], labels: Mapping[str, s
         lines.append(f"<p><span class='arrow'>{shift}</span> <span class='faint'>{told}</span></p>")
     elif finding.kind == "near-duplicate":
         lines.append(
-            f"<p class='faint'>alike {said['likeness']:.2f}; copies here count from {said['counts_as_copy_from']:.2f}, "
+            f"<p class='faint'>Copies here count from {said['counts_as_copy_from']:.2f}, "
             f"neighbours are usually {said['typical_of_neighbours']:.2f}</p>"
         )
     elif finding.kind == "shortcut":

@@ -104,7 +104,7 @@ def belief_of(scores_NC: NDArray[np.float32], share_C: NDArray[np.floating], lab
     prior_C = np.log(np.maximum(share_C, TINY)).astype(np.float32)
     lift_NC = ((scores_NC - share_C) / np.sqrt(share_C + 1e-3)).astype(np.float32)
     known = np.flatnonzero(labels_N >= 0)
-    heat = _temperature(lift_NC[known], prior_C, labels_N[known])
+    heat = _temperature(lift_NC[known], prior_C, float(lift_NC[known, labels_N[known]].sum()))
     logits_NC = heat * lift_NC + prior_C
     gain_NC = logits_NC - _log_sum(logits_NC)[:, None] - prior_C
     right = logits_NC[known].argmax(axis=1) == labels_N[known]
@@ -112,9 +112,28 @@ def belief_of(scores_NC: NDArray[np.float32], share_C: NDArray[np.floating], lab
     return Belief(gain_NC, float(right.mean()) if len(known) else 0.0, information)
 
 
-def _temperature(lift_NC: NDArray[np.float32], prior_C: NDArray[np.float32], labels_N: NDArray[np.int64]) -> float:
-    """The factor at which the labels are most probable, by Newton's method; 0 where the scores say nothing of them."""
-    picked = float(lift_NC[np.arange(len(labels_N)), labels_N].sum())
+def gain_of_targets(scores_NC: NDArray[np.float32], targets_NC: NDArray[np.float32]) -> NDArray[np.float32]:
+    """[N, C] the gain, as in `Belief`, of scores that were fitted to shares of classes instead of labels.
+
+    Args:
+        scores_NC: of the targets.
+        targets_NC: rows sum to 1.
+    """
+    share_C = targets_NC.mean(axis=0)
+    prior_C = np.log(np.maximum(share_C, TINY)).astype(np.float32)
+    lift_NC = ((scores_NC - share_C) / np.sqrt(share_C + 1e-3)).astype(np.float32)
+    logits_NC = _temperature(lift_NC, prior_C, float((targets_NC * lift_NC).sum())) * lift_NC + prior_C
+    return np.asarray(logits_NC - _log_sum(logits_NC)[:, None] - prior_C, np.float32)
+
+
+def _temperature(lift_NC: NDArray[np.float32], prior_C: NDArray[np.float32], picked: float) -> float:
+    """The factor at which the labels are most probable, by Newton's method; 0 where the scores say nothing of them.
+
+    Args:
+        lift_NC: scores.
+        prior_C: log shares of the classes.
+        picked: sum of the labels' scores.
+    """
     heat, low, high = 4.0, 0.0, MOST_HEAT
     if picked <= float((np.exp(prior_C) * lift_NC).sum()):
         return 0.0

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from finefold.doctor.evidence import Belief, ClosedProbe, belief_of
+from finefold.doctor.evidence import gain_of_targets
 from finefold.doctor.pairings import Pairing
 from finefold.doctor.trials import Court, Trial
 
-RATES = (0.95, 0.8, 0.67, 0.5)  # shares that a part may be of the whole, where it is not known
-ROUNDS = 6
+RATES = (0.99, 0.95, 0.8, 0.67, 0.5)  # shares that a part may be of the whole, where it is not known
+SHARP = 0.6  # rows: a blur that is none
+ROUNDS = 12
 MOST_CELLS = 40_000_000  # of the table that the alignment fills
 NUM_NULLS = 2
 MARGIN = 0.15  # of the information found, that images in a random order must stay below
@@ -29,21 +30,20 @@ class Alignment:
 
     Args:
         source_N: position of each row's label, rising where it is not -1.
-        worth: nats of the labels so paired, less what skipping costs.
         information: mean nats of a row that has a label.
     """
 
     source_N: NDArray[np.int64]
-    worth: float
     information: float
 
 
-def match_in_order(worth_PQ: NDArray[np.float32], rate: float) -> tuple[NDArray[np.int64], float]:
-    """Each of P places with one of Q, rising, so that the sum is largest; the last ones may stay without (-1).
+def match_in_order(worth_PQ: NDArray[np.float32], rate: float, *, is_whole: bool) -> tuple[NDArray[np.int64], float]:
+    """Each of P places with one of Q, rising, so that the sum is largest.
 
     Args:
         worth_PQ: nats of place p being number q.
         rate: share of the Q that is not skipped; a skip costs -log(1 - rate), a match -log(rate).
+        is_whole: the Q are all there are, so every place has one; else the last places may lie beyond them (-1).
 
     Returns:
         [P] numbers, and the sum.
@@ -51,36 +51,33 @@ def match_in_order(worth_PQ: NDArray[np.float32], rate: float) -> tuple[NDArray[
     count, width = worth_PQ.shape
     skip, match = np.float32(-np.log(max(1 - rate, 1e-3))), np.float32(np.log(rate))
     ramp_Q = skip * np.arange(width, dtype=np.float32)
-    back_PQ = np.empty((count, width), np.int32)
-    best_Q = np.full(width, -skip, np.float32) * np.arange(width) + 0.0  # before the first place, q were skipped
-    best_Q = best_Q.astype(np.float32)
-    ends = np.empty(count, np.float32)
-    tops = np.empty(count, np.int64)
     places = np.arange(width, dtype=np.int32)
-    reach_Q, from_Q = best_Q, places  # the best way to stand right before q, and the last q matched on it
+    back_PQ = np.empty((count, width), np.int32)
+    ends_P, tops_P = np.empty(count, np.float32), np.empty(count, np.int64)
+    reach_Q, from_Q = -ramp_Q, places  # the best way to stand right before q, and the last q matched on it
     for row in range(count):
         here_Q = reach_Q + worth_PQ[row] + match
         back_PQ[row] = from_Q
-        tops[row] = int(here_Q.argmax())
-        ends[row] = here_Q[tops[row]]
+        ended_Q = here_Q + ramp_Q - ramp_Q[-1]  # all behind q are skipped
+        tops_P[row] = int(ended_Q.argmax())
+        ends_P[row] = ended_Q[tops_P[row]]
         lifted_Q = here_Q + ramp_Q
         peak_Q = np.maximum.accumulate(lifted_Q)
         at_Q = np.maximum.accumulate(np.where(lifted_Q >= peak_Q, places, 0)).astype(np.int32)
         reach_Q = np.full(width, -np.inf, np.float32)
-        reach_Q[1:] = peak_Q[:-1] - ramp_Q[:-1] - 0.0
-        reach_Q[1:] -= ramp_Q[1:] - ramp_Q[:-1] - skip  # q itself is not skipped
+        reach_Q[1:] = peak_Q[:-1] - ramp_Q[:-1]
         from_Q = np.concatenate([[0], at_Q[:-1]]).astype(np.int32)
-    last = int(ends.argmax())
+    last = count - 1 if is_whole else int(ends_P.argmax())
     found_P = np.full(count, -1, np.int64)
-    place = int(tops[last])
+    place = int(tops_P[last])
     for row in range(last, -1, -1):
         found_P[row] = place
         place = int(back_PQ[row, place])
-    return found_P, float(ends[last])
+    return found_P, float(ends_P[last])
 
 
 def warp(court: Court, *, rate: float, skips_labels: bool, order_N: NDArray[np.int64] | None = None) -> Alignment:
-    """Starts from an even stretch by `rate`, then aligns and fits in turn.
+    """Starts from an even stretch by `rate`, then fits and aligns in turn, the labels' places less and less blurred.
 
     Args:
         court: whose longest list of labels is aligned.
@@ -90,50 +87,46 @@ def warp(court: Court, *, rate: float, skips_labels: bool, order_N: NDArray[np.i
     """
     labels_M, count = court.every_label, len(court.labels_N)
     images_N = np.arange(count) if order_N is None else order_N
-    steps_N = np.arange(count) / rate if skips_labels else np.arange(count) * rate
-    stretched_N = np.rint(steps_N).astype(np.int64)
-    source_N = np.where(stretched_N < len(labels_M), stretched_N, -1)
-    belief = _blurred(court, source_N, images_N, width=1 + 0.5 * np.sqrt(count * rate * (1 - rate)))
-    best = Alignment(source_N, -np.inf, 0.0)
+    steps_N = np.rint(np.arange(count) / rate if skips_labels else np.arange(count) * rate).astype(np.int64)
+    source_N = np.where(steps_N < len(labels_M), steps_N, -1)
+    width = 1 + 0.5 * float(np.sqrt(count * rate * (1 - rate)))
+    flags_MC = np.eye(court.num_classes, dtype=np.float32)[labels_M]
     for _ in range(ROUNDS):
-        source_N, worth = _aligned(belief.gain_NC[images_N], labels_M, rate, skips_labels)
-        labels_N = np.full(count, -1, np.int64)
-        labels_N[images_N] = np.where(source_N >= 0, labels_M[np.maximum(source_N, 0)], -1)
-        belief = court.probe.believe(labels_N, court.num_classes)
-        if worth <= best.worth + 1:
+        targets_NC = np.empty((count, court.num_classes), np.float32)
+        targets_NC[images_N] = _blurred(flags_MC, source_N, width)
+        gain_NC = gain_of_targets(court.probe.scores(targets_NC), targets_NC)
+        before_N, source_N = source_N, _aligned(gain_NC[images_N], labels_M, rate, skips_labels)
+        if width < SHARP and np.array_equal(before_N, source_N):
             break
-        best = Alignment(source_N, worth, belief.information)
-    return best
+        width = max(width / 2, SHARP / 2)
+    labels_N = np.full(count, -1, np.int64)
+    labels_N[images_N] = np.where(source_N >= 0, labels_M[np.maximum(source_N, 0)], -1)
+    return Alignment(source_N, court.probe.believe(labels_N, court.num_classes).information)
 
 
 def _aligned(
     gain_NC: NDArray[np.float32], labels_M: NDArray[np.int64], rate: float, skips_labels: bool
-) -> tuple[NDArray[np.int64], float]:
-    """[N] the label of each image, and what that is worth."""
+) -> NDArray[np.int64]:
+    """[N] the label of each image; -1 for none."""
     if skips_labels:
-        return match_in_order(gain_NC[:, labels_M], rate)
-    found_M, worth = match_in_order(np.ascontiguousarray(gain_NC[:, labels_M].T), rate)
+        return match_in_order(gain_NC[:, labels_M], rate, is_whole=len(labels_M) > len(gain_NC))[0]
+    found_M, _ = match_in_order(np.ascontiguousarray(gain_NC[:, labels_M].T), rate, is_whole=False)
     source_N = np.full(len(gain_NC), -1, np.int64)
     used = np.flatnonzero(found_M >= 0)
     source_N[found_M[used]] = used
-    return source_N, worth
+    return source_N
 
 
-def _blurred(court: Court, source_N: NDArray[np.int64], images_N: NDArray[np.int64], *, width: float) -> Belief:
-    """The belief of labels that are only known to lie near a place."""
-    known = np.flatnonzero(source_N >= 0)
-    labels_N = np.full(len(source_N), -1, np.int64)
-    labels_N[images_N[known]] = court.every_label[source_N[known]]
-    flags_MC = np.eye(court.num_classes, dtype=np.float32)[court.every_label]
+def _blurred(flags_MC: NDArray[np.float32], source_N: NDArray[np.int64], width: float) -> NDArray[np.float32]:
+    """[N, C] shares of classes among the labels near each image's place; of all labels where it has none."""
     reach = int(3 * width) + 1
     window = np.exp(-0.5 * (np.arange(-reach, reach + 1) / width) ** 2)
-    window /= window.sum()
     padded = np.pad(flags_MC, ((reach, reach), (0, 0)), mode="edge")
-    soft_MC = np.stack([np.convolve(column, window, mode="valid") for column in padded.T], axis=1)
-    share_C = flags_MC.mean(axis=0)
-    targets_NC = np.tile(share_C, (len(source_N), 1)).astype(np.float32)
-    targets_NC[images_N[known]] = soft_MC[source_N[known]]
-    return belief_of(court.probe.scores(targets_NC), share_C, labels_N)
+    soft_MC = np.stack([np.convolve(column, window / window.sum(), mode="valid") for column in padded.T], axis=1)
+    targets_NC = np.tile(flags_MC.mean(axis=0), (len(source_N), 1))
+    known = np.flatnonzero(source_N >= 0)
+    targets_NC[known] = soft_MC[source_N[known]]
+    return np.asarray(targets_NC, np.float32)
 
 
 def best_warp(court: Court, rng: np.random.Generator) -> Trial | None:
@@ -166,6 +159,3 @@ def _name(skips_labels: bool, known: bool, source_N: NDArray[np.int64], num_labe
 
 def _skipped(used: Sequence[int] | NDArray[np.int64]) -> int:
     return int(used[-1]) + 1 - len(used) if len(used) else 0
-
-
-__all__ = ["Alignment", "ClosedProbe", "best_warp", "match_in_order", "warp"]

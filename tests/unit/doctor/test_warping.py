@@ -11,19 +11,24 @@ from finefold.doctor.warping import best_warp, match_in_order
 from unit.doctor.planted import planted
 
 
-def test_matching_in_order_is_the_best_there_is():
-    """Against every choice of rising numbers, where all places are worth matching."""
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_matching_in_order_is_the_best_there_is(is_whole):
+    """Against every choice of rising numbers, of all places or of the first ones."""
     rng = np.random.default_rng(0)
     rate = 0.6
     for _ in range(10):
         worth_PQ = rng.normal(3, 1, size=(4, 7)).astype(np.float32)
-        found_P, total = match_in_order(worth_PQ, rate)
+        found_P, total = match_in_order(worth_PQ, rate, is_whole=is_whole)
 
         def value(chosen, worth_PQ=worth_PQ):
-            skipped = chosen[-1] + 1 - len(chosen)
+            skipped = 7 - len(chosen)
             return worth_PQ[range(len(chosen)), chosen].sum() + len(chosen) * np.log(rate) + skipped * np.log(1 - rate)
 
-        best = max(value(list(chosen)) for size in range(1, 5) for chosen in combinations(range(7), size))
+        best = max(
+            value(list(chosen))
+            for size in (range(4, 5) if is_whole else range(1, 5))
+            for chosen in combinations(range(7), size)
+        )
         assert total == pytest.approx(best, abs=1e-3)
         assert value(found_P[found_P >= 0].tolist()) == pytest.approx(best, abs=1e-3)
 

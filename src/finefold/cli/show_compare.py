@@ -39,7 +39,7 @@ def compared(found: "Comparison", *, as_json: bool) -> None:
             f"{pair.second} - {pair.first}",
             _signed(pair.scores[found.by]),
             _chance(pair.scores[found.by]),
-            f"{pair.p_value:.3f}",
+            _p(pair.p_value).removeprefix("= "),
             "yes" if pair.is_told_apart else "no",
         )
         for pair in found.pairs
@@ -70,11 +70,15 @@ def _pair(pair: "Pair", found: "Comparison") -> None:
         more = " ..." if len(ids) > SHOWN_IDS else ""
         say(f"right in {name} alone: {len(ids):,} samples{': ' if ids else ''}{', '.join(ids[:SHOWN_IDS])}{more}")
     verdict = "is better" if pair.is_told_apart else "cannot be told apart from the other"
-    say("", f"by {NAMES[found.by].partition(' (')[0]}, {pair.second} {verdict} (p = {pair.p_value:.3f})")
+    say("", f"by {NAMES[found.by].partition(' (')[0]}, {pair.second} {verdict} (p {_p(pair.p_value)})")
 
 
 def _signed(one: "Difference | None") -> str:
     return "no sample" if one is None else f"{one.value:+.3f}  [{one.low:+.3f}, {one.high:+.3f}]"
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"= {value:.3f}"
 
 
 def _chance(one: "Difference | None") -> str:

@@ -169,7 +169,7 @@ def test_every_way_to_heads_has_rates(portraits, tmp_path, capsys, heads):
         more += ("--set", 'model.ordinal=["age"]')
     assert main(asked("train", tmp_path, "--plot-lr", str(tmp_path / "rates.svg"), *more)) == 0
     capsys.readouterr()
-    assert main(asked("lr-find", tmp_path, *more, "--json")) == 0
+    assert main(asked("lr-find", tmp_path, "--out", str(tmp_path / "lr.svg"), *more, "--json")) == 0
     said = capsys.readouterr()
     assert ("that of `mask` is tested" in said.err) == (heads == "separate")
     assert len(json.loads(said.out)["rates"]) > 10

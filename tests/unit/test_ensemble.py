@@ -4,8 +4,6 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from finefold.ensemble import Combination, fit_combination, greedy_weights, nested_ensemble
 from finefold.metrics.calibration import softmax
@@ -68,19 +66,26 @@ def test_one_opinion_many_times_stays_that_opinion(by):
     assert agree == 1 if by in ("greedy", "mean", "geometric", "vote") else agree > 0.9
 
 
-@settings(deadline=None, max_examples=12)
-@given(st.sampled_from(["greedy", "stack"]), st.integers(0, 1000), st.integers(2, 5))
-def test_nesting_is_never_clearly_worse_than_the_best_member(by, seed, num_members):
-    """Whatever the members, the nested ensemble is not worse than the best of them by more than its interval."""
-    probs_MNK, labels_N, folds_N = library(num_members, 240, seed=seed)
-    groups_N = np.arange(len(labels_N))
-    names = tuple("abc")
-    nested_NK = nested_ensemble(probs_MNK, labels_N, folds_N, by=by)
-    best = max(range(num_members), key=lambda member: score(probs_MNK[member], labels_N))
-    drawn = [draw(probs, labels_N, groups_N, names, {}, resamples=200) for probs in (nested_NK, probs_MNK[best])]
-    found = drawn[0].less(drawn[1], "macro_f1")
-    assert found is not None
-    assert found.high >= 0
+@pytest.mark.parametrize("by", ["greedy", "stack"])
+def test_nesting_is_rarely_clearly_worse_than_the_best_member(by):
+    """Over seeded cases, the nested ensemble is below the best member by more than its interval in no more than a tenth.
+
+    Never would be too much to ask: the best member is chosen in hindsight, and 95 % intervals miss.
+    """
+    names, cases = tuple("abc"), 20
+    num_worse = 0
+    for seed in range(cases):
+        num_members = 2 + seed % 4
+        probs_MNK, labels_N, folds_N = library(num_members, 240, seed=seed)
+        nested_NK = nested_ensemble(probs_MNK, labels_N, folds_N, by=by)
+        best = max(range(num_members), key=lambda member: score(probs_MNK[member], labels_N))
+        pair = [
+            draw(probs, labels_N, np.arange(240), names, {}, resamples=200) for probs in (nested_NK, probs_MNK[best])
+        ]
+        found = pair[0].less(pair[1], "macro_f1")
+        assert found is not None
+        num_worse += found.high < 0
+    assert num_worse <= cases / 10
 
 
 def test_weights_leave_noise_out():

@@ -68,7 +68,7 @@ def test_one_opinion_many_times_stays_that_opinion(by):
 
 @pytest.mark.parametrize("by", ["greedy", "stack"])
 def test_nesting_is_rarely_clearly_worse_than_the_best_member(by):
-    """Over seeded cases, the nested ensemble is below the best member by more than its interval in no more than a tenth.
+    """In a tenth of seeded cases at most is the nested ensemble below the best member by more than its interval.
 
     Never would be too much to ask: the best member is chosen in hindsight, and 95 % intervals miss.
     """

@@ -159,6 +159,7 @@ def test_a_tuned_run_draws_its_history(home, tmp_path, capsys):
     assert all(name in history for name in ("fold 0", "fold 1", "phase 1", "phase 2", "macro F1, held out"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("heads", ["separate", "per_attribute"])
 def test_every_way_to_heads_has_rates(portraits, tmp_path, capsys, heads):
     """With a model or a head per attribute both verbs work; of separate models the first attribute's is tested."""

@@ -55,6 +55,7 @@ def test_nothing_is_pooled_unless_asked_for(job, tmp_path, capsys):
     capsys.readouterr()
 
 
+@pytest.mark.slow
 def test_clustered_groups_are_marked(job, tmp_path, capsys):
     """Groups found by clustering are said to be, on the terminal and in the JSON."""
     out = tmp_path / "answers.csv"

@@ -176,6 +176,7 @@ def test_a_finished_tuned_run_is_not_overwritten(tuned, capsys):
     assert (tuned.run / "manifest.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_auto_measures_and_says_why(shapes, tmp_path):
     """`--recipe auto` tries a stage on one fold, gives its reasons in three lines, and keeps recipe and numbers."""
     init(shapes, out=tmp_path / "data.toml")

@@ -54,6 +54,34 @@ def test_evaluation_is_plain_and_training_varies(data, tmp_path, capsys):
         assert len({cell(out, row, column).tobytes() for column in range(4, 8)}) == 4
 
 
+def test_copies_have_columns_and_are_what_training_is_shown(data, tmp_path, capsys):
+    """A class with copies has different pictures there; one without has white; words say how many and of whom."""
+    out = tmp_path / "sheet.png"
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        """
+        [[phase]]
+        trainable = "head"
+        until = "1 epochs"
+        [augment]
+        copies = { "wear/*" = 2 }
+        copies_preset = "strong"
+        """,
+        encoding="utf-8",
+    )
+    assert main(["show", str(data), "--out", str(out), "--rows", "18", "--recipe", str(recipe), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert "up to 2 copies of an image, made once, for 6 of 18 classes" in told["roles"]["training"]
+    assert "copies" not in told["roles"]["validation"]
+    table = read_data(data).samples
+    labels = dict(zip(table.ids, table.labels_N.tolist(), strict=True))
+    for row, sample in enumerate(told["samples"]):
+        pictures = [cell(out, row, column) for column in (4, 5)]
+        is_blank = [bool((picture[8:-8, 32:-32] == 255).all()) for picture in pictures]
+        assert is_blank == [not table.space.class_names[labels[sample]].startswith("wear/")] * 2
+        assert is_blank[0] or not np.array_equal(*pictures)
+
+
 def test_the_part_that_is_kept_is_outlined_and_shown(data, tmp_path, capsys):
     """A centre is a red line in the original; grey and CLAHE are in every other picture, and all is said in words."""
     out = tmp_path / "sheet.png"

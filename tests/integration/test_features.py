@@ -17,8 +17,10 @@ from finefold.data import store
 from finefold.errors import CacheError, EngineError
 from finefold.nn import features
 from finefold.nn.backbones import EMBEDDED_BACKBONE, find_backbone
+from finefold.nn.copies import Copy
 from finefold.nn.engines import BATCH, Choice
 from finefold.nn.features import PrefixCache
+from finefold.nn.loaders import ImageRows
 from finefold.steps.init import init
 from finefold.steps.split import split
 from offline.processes import finish, run_finefold, start
@@ -219,3 +221,18 @@ def test_two_processes_fill_the_cache_at_once(described):
     assert "features: 48 images" in warm.stderr
     manifest = json.loads((described / "run-3" / "manifest.json").read_text())
     assert manifest["features"]["computed"] == 0
+
+
+def test_copies_are_cached_beside_views(cold, files):
+    """Only images that are to have a copy get one; it is computed once, and is what an empty prefix would show."""
+    copy = Copy(1, "medium", ("plain", "hflip"), 0)
+    wanted_N = np.arange(len(files)) < 5
+    names = [file.name for file in files]
+    first = cold.fill(names, files, copies={copy: wanted_N})
+    assert first.num_computed == len(files) + 5
+    assert cold.fill(names, files, copies={copy: wanted_N}).num_computed == 0
+    assert cold.open(copy).contains(first.hashes).tolist() == wanted_N.tolist()
+    images = ImageRows(files, cold.backbone.preprocessing, MAX_PIXELS).read(np.arange(5), copy)
+    rows, _ = cold.open(copy).read(first.hashes[:5])
+    assert np.array_equal(rows, cold.forward(images))
+    assert not np.array_equal(rows, cold.open().read(first.hashes[:5])[0])

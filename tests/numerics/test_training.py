@@ -293,3 +293,16 @@ def test_a_pattern_that_matches_nothing_ends_before_training(data, tmp_path):
     recipe = recipe_file(tmp_path, **{'"last:1"': '["blocks.6", "conv_haed"]'})
     with pytest.raises(RecipeError, match="did you mean conv_head"):
         ff.train(data, recipe=str(recipe), out=tmp_path / "run")
+
+
+def test_copies_make_epochs_longer_and_are_not_scored(tmp_path, data, run):
+    """Twice the steps where one of two classes has two copies; the ledger has each image once, as before."""
+    text = QUICK.replace("[predict]", "copies = { disc = 2 }\n[predict]")
+    copied = ff.train(data, recipe=str(recipe_file(tmp_path, text)), out=tmp_path / "run")
+    steps = [
+        [json.loads(line) for line in one.folder.fold_log(0).read_text().splitlines() if "loss" in line]
+        for one in (run, copied)
+    ]
+    assert [lines[-1]["step"] for lines in steps] == [9, 18]  # 24 rows in batches of 8; 12 discs more, twice
+    ids = [pl.read_parquet(one.folder.path / "oof.parquet")["id"] for one in (run, copied)]
+    assert ids[0].equals(ids[1]) and ids[0].is_unique().all()

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import cv2
 import numpy as np
@@ -27,8 +28,8 @@ from finefold.data.readable import bytes_or_reason, unreadable
 from finefold.data.store import ContentStore
 from finefold.errors import EngineError, ImageError
 from finefold.nn.backbones import POOLED, Backbone
+from finefold.nn.copies import Copy, Version, version_of
 from finefold.nn.engines import BATCH, Choice, Engine, make_engine
-from finefold.nn.transforms import apply_view
 from finefold.recipe.training import View
 
 PLAIN: View = "plain"
@@ -118,13 +119,13 @@ class PrefixCache:
         """Bytes of one row on disk."""
         return int(np.prod(self.backbone.shape, dtype=np.int64)) * DTYPE.itemsize
 
-    def open(self, view: View = PLAIN) -> ContentStore:
-        """The rows of a view cached so far."""
+    def open(self, view: Version = PLAIN) -> ContentStore:
+        """The rows of a view, or of a copy, cached so far."""
         backbone, choice = self.backbone, self.choice
         preprocessing = backbone.preprocessing
         address = [backbone.weights_hash, preprocessing.hash, choice.engine, choice.precision, backbone.cut, DTYPE.name]
         if view != PLAIN:
-            address.append(view)
+            address.append(str(view))
         key = hashlib.sha256("|".join(address).encode()).hexdigest()[:16]
         size = f"{preprocessing.width_px}x{preprocessing.height_px} px"
         what = f"{backbone.name}, {size}, {choice.engine} {choice.precision}"
@@ -140,6 +141,7 @@ class PrefixCache:
         *,
         boxes: Sequence[Box | None] | None = None,
         views: Sequence[View] = (PLAIN,),
+        copies: Mapping[Copy, NDArray[np.bool_]] = MappingProxyType({}),
         advance: Progress = lambda _: None,
     ) -> Filled:
         """Computes what is not cached yet.
@@ -149,14 +151,18 @@ class PrefixCache:
             paths: [N] files.
             boxes: [N] what is kept of each image, instead of its centre.
             views: of each image.
+            copies: augmented copies, each of the images of its [N] mask.
             advance: told how many images are done since.
 
         Raises:
             CacheError: the cache cannot be written; what it held stays valid.
             EngineError: the engine fails, or gives features that float16 cannot hold.
         """
-        stores = {view: self.open(view) for view in views}
-        sources = [(Path(path), box) for path, box in zip(paths, boxes or [None] * len(paths), strict=True)]
+        stores = {version: self.open(version) for version in (*views, *copies)}
+        sources = [
+            _Source(Path(path), box, (*views, *(copy for copy, wanted_N in copies.items() if wanted_N[place])))
+            for place, (path, box) in enumerate(zip(paths, boxes or [None] * len(paths), strict=True))
+        ]
         work = _Work(self, stores, sources, advance)
         cv2.setNumThreads(1)  # the workers are the threads
         try:
@@ -204,14 +210,23 @@ def lost_rows(count: int) -> EngineError:
     return EngineError(f"{count} rows just cached cannot be read back", "the cache was cleared meanwhile: run again")
 
 
+@dataclass(frozen=True)
+class _Source:
+    """An image, what is kept of it, and the versions whose rows are asked for."""
+
+    path: Path
+    box: Box | None
+    versions: tuple[Version, ...]
+
+
 class _Work:
     """One pass over some files: for each, the hash of its content, or the reason why it is no image."""
 
     def __init__(
         self,
         cache: PrefixCache,
-        stores: Mapping[View, ContentStore],
-        sources: list[tuple[Path, Box | None]],
+        stores: Mapping[Version, ContentStore],
+        sources: list[_Source],
         advance: Progress,
     ) -> None:
         self.cache = cache
@@ -234,43 +249,44 @@ class _Work:
                 raise
         return outcomes
 
-    def _chunk(self, sources: list[tuple[Path, Box | None]]) -> list[bytes | str]:
-        contents = [bytes_or_reason(path) for path, _ in sources]
+    def _chunk(self, sources: list[_Source]) -> list[bytes | str]:
+        contents = [bytes_or_reason(source.path) for source in sources]
         hashes = {
-            place: row_hash(data, sources[place][1]) for place, data in enumerate(contents) if isinstance(data, bytes)
+            place: row_hash(data, sources[place].box) for place, data in enumerate(contents) if isinstance(data, bytes)
         }
         outcomes: list[bytes | str] = [
             hashes[place] if isinstance(data, bytes) else data for place, data in enumerate(contents)
         ]
-        lacking: dict[int, list[View]] = {}
-        for view, store in self.stores.items():
-            _, is_found = store.read(list(hashes.values()))
-            for place, known in zip(hashes, is_found, strict=True):
+        lacking: dict[int, list[Version]] = {}
+        for version, store in self.stores.items():
+            places = [place for place in hashes if version in sources[place].versions]
+            _, is_found = store.read([hashes[place] for place in places])
+            for place, known in zip(places, is_found, strict=True):
                 if not known:
-                    lacking.setdefault(place, []).append(view)
-        images: dict[int, NDArray[np.uint8]] = {}
-        for place in lacking:
+                    lacking.setdefault(place, []).append(version)
+        inputs: dict[Version, dict[int, NDArray[np.uint8]]] = {version: {} for version in self.stores}
+        preprocessing, max_pixels = self.cache.backbone.preprocessing, self.cache.max_pixels
+        for place, versions in lacking.items():
             data = contents[place]
             assert isinstance(data, bytes)
             try:
-                preprocessing, box = self.cache.backbone.preprocessing, sources[place][1]
-                images[place] = load_input(data, preprocessing, self.cache.max_pixels, box)
+                framed_HWC = load_framed(data, preprocessing, max_pixels, sources[place].box, keep_grey=True)
             except ImageError as reason:
                 outcomes[place] = reason.message
-        num_computed = sum(
-            self._append(view, {place: images[place] for place in images if view in lacking[place]}, hashes)
-            for view in self.stores
-        )
+                continue
+            for version in versions:
+                inputs[version][place] = version_of(framed_HWC, version, preprocessing, hashes[place])
+        num_computed = sum(self._append(version, images, hashes) for version, images in inputs.items())
         with self._lock:
             self.num_computed += num_computed
             self.advance(len(sources))
         return outcomes
 
-    def _append(self, view: View, images: Mapping[int, NDArray[np.uint8]], hashes: Mapping[int, bytes]) -> int:
-        """Computes and stores one view's rows of some images; how many."""
+    def _append(self, version: Version, images: Mapping[int, NDArray[np.uint8]], hashes: Mapping[int, bytes]) -> int:
+        """Computes and stores one version's rows of some images; how many."""
         if images:
-            rows = self.cache.forward(apply_view(np.stack(list(images.values())), view))
-            self.stores[view].append([hashes[place] for place in images], rows)
+            rows = self.cache.forward(np.stack(list(images.values())))
+            self.stores[version].append([hashes[place] for place in images], rows)
         return len(images)
 
 

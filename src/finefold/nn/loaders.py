@@ -3,11 +3,13 @@
 What an epoch shows depends on seed, fold, phase and epoch alone, never on what was drawn before: a resumed run
 draws what an uninterrupted one would have drawn.
 
-Shapes: N samples, B of them in a batch, K joint classes, S strata (joint classes and partial labels), V views.
+Shapes: N samples, M of them that train, E of these and their copies, B rows of a batch, K joint classes, S strata
+(joint classes and partial labels).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,10 +20,11 @@ from torch import Tensor
 
 from finefold.data.preprocessing import Box, Preprocessing
 from finefold.data.store import ContentStore
-from finefold.nn.features import PLAIN, load_framed, load_input, lost_rows
+from finefold.nn.copies import Version, copies_of, version_of
+from finefold.nn.features import PLAIN, load_framed, lost_rows, row_hash
 from finefold.nn.mixing import mix_batch
 from finefold.nn.sampling import epoch_rows
-from finefold.nn.transforms import Augment, apply_view
+from finefold.nn.transforms import Augment
 from finefold.recipe.schema import Recipe
 from finefold.recipe.training import View
 
@@ -49,8 +52,8 @@ class Rows(Protocol):
         """Whether rows are uint8 images."""
         ...
 
-    def read(self, samples_B: NDArray[np.int64], view: View) -> NDArray[Any]:
-        """[B, ...] of some samples under one view."""
+    def read(self, samples_B: NDArray[np.int64], version: Version) -> NDArray[Any]:
+        """[B, ...] of some samples under one view, or one copy of each."""
         ...
 
 
@@ -59,21 +62,21 @@ class CachedRows:
     """Rows of the prefix cache, which are there already.
 
     Args:
-        stores: view -> its rows.
+        stores: view or copy -> its rows.
         hashes: [N] where each sample's rows are.
     """
 
-    stores: Mapping[View, ContentStore]
+    stores: Mapping[Version, ContentStore]
     hashes: Sequence[bytes]
     are_images: bool = False
 
-    def read(self, samples_B: NDArray[np.int64], view: View) -> NDArray[Any]:
+    def read(self, samples_B: NDArray[np.int64], version: Version) -> NDArray[Any]:
         """[B, ...] float16 rows.
 
         Raises:
             EngineError: a row is gone.
         """
-        rows, is_found_B = self.stores[view].read([self.hashes[sample] for sample in samples_B])
+        rows, is_found_B = self.stores[version].read([self.hashes[sample] for sample in samples_B])
         if not is_found_B.all():
             raise lost_rows(int((~is_found_B).sum()))
         return rows
@@ -96,10 +99,14 @@ class ImageRows:
     boxes: Sequence[Box | None] | None = None
     are_images: bool = True
 
-    def read(self, samples_B: NDArray[np.int64], view: View) -> NDArray[np.uint8]:
+    def read(self, samples_B: NDArray[np.int64], version: Version) -> NDArray[np.uint8]:
         """[B, H, W, 3] inputs."""
-        images = [load_input(*self._source(one)) for one in samples_B.tolist()]
-        return apply_view(np.stack(images), view)
+        return np.stack([self._made(one, version) for one in samples_B.tolist()])
+
+    def _made(self, sample: int, version: Version) -> NDArray[np.uint8]:
+        data, preprocessing, max_pixels, box = self._source(sample)
+        framed_HWC = load_framed(data, preprocessing, max_pixels, box, keep_grey=True)
+        return version_of(framed_HWC, version, preprocessing, row_hash(data, box))
 
     def decode(self, sample: int) -> NDArray[np.uint8]:
         """[H, W, 3] of any size, framed: what an augmentation starts from."""
@@ -124,6 +131,7 @@ class TrainRole:
         recipe: batch size, sampling, views, mixing.
         augment: what an image goes through anew each time; None where rows are computed once.
         key: seed, fold and phase.
+        copies_N: [N] how many augmented copies each sample has beside itself.
     """
 
     rows: Rows
@@ -135,6 +143,19 @@ class TrainRole:
     recipe: Recipe
     augment: Augment | None
     key: tuple[int, int, int]
+    copies_N: NDArray[np.int64] | None = None
+
+    @cached_property
+    def shown_E(self) -> NDArray[np.int64]:
+        """[E] numbers of the samples that train: each once, then again for each of its copies."""
+        return self.samples if self.copies_N is None else np.repeat(self.samples, 1 + self.copies_N[self.samples])
+
+    @cached_property
+    def _copy_E(self) -> NDArray[np.int64]:
+        """[E] which copy of it; 0 is the sample itself."""
+        is_first_E = np.diff(self.shown_E, prepend=-1) != 0
+        places_E = np.arange(len(self.shown_E))
+        return places_E - np.maximum.accumulate(np.where(is_first_E, places_E, 0))
 
     @property
     def rows_per_epoch(self) -> int:
@@ -151,29 +172,30 @@ class TrainRole:
         return np.random.default_rng([*self.key, epoch, batch + 1])
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
+        """Places in `shown_E`."""
         loss, sampling = self.recipe.loss, self.recipe.sampling
-        places = epoch_rows(
-            np.arange(len(self.samples)),
-            self.labels_N[self.samples],
-            self.groups_N[self.samples],
+        return epoch_rows(
+            np.arange(len(self.shown_E)),
+            self.labels_N[self.shown_E],
+            self.groups_N[self.shown_E],
             balance=loss.balance,
             balance_power=loss.balance_power,
             at_most=sampling.at_most,
             quota=sampling.quota,
             rng=self.rng(epoch, -1),
         )
-        return self.samples[places]
 
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, from number `start` on."""
         order, size = self._order(epoch), self.recipe.train.batch_size
         for batch in range(start, -(-len(order) // size)):
-            yield self._batch(order[batch * size : (batch + 1) * size], self.rng(epoch, batch))
+            places_B = order[batch * size : (batch + 1) * size]
+            yield self._batch(self.shown_E[places_B], self._copy_E[places_B], self.rng(epoch, batch))
 
-    def _batch(self, samples_B: NDArray[np.int64], rng: np.random.Generator) -> Batch:
+    def _batch(self, samples_B: NDArray[np.int64], copy_B: NDArray[np.int64], rng: np.random.Generator) -> Batch:
         labels_B = self.labels_N[samples_B]
         if self.augment is None:
-            rows = self._viewed(samples_B, rng)
+            rows = self._versions(samples_B, copy_B, rng)
         else:
             assert isinstance(self.rows, ImageRows)
             pairs = zip(samples_B.tolist(), labels_B.tolist(), strict=True)
@@ -182,12 +204,15 @@ class TrainRole:
         mixed, targets_BS = self._mix(torch.from_numpy(rows), targets_BS, rng)
         return Batch(mixed, targets_BS, samples_B)
 
-    def _viewed(self, samples_B: NDArray[np.int64], rng: np.random.Generator) -> NDArray[Any]:
-        """Each sample under a view drawn for it."""
+    def _versions(
+        self, samples_B: NDArray[np.int64], copy_B: NDArray[np.int64], rng: np.random.Generator
+    ) -> NDArray[Any]:
+        """Each sample under a view drawn for it, and copies as they are."""
         views = self.recipe.augment.views
-        drawn_B = rng.integers(len(views), size=len(samples_B))
-        parts = {number: np.flatnonzero(drawn_B == number) for number in np.unique(drawn_B).tolist()}
-        found = {number: self.rows.read(samples_B[places], views[number]) for number, places in parts.items()}
+        asked: tuple[Version, ...] = (*views, *copies_of(self.recipe))
+        which_B = np.where(copy_B > 0, len(views) + copy_B - 1, rng.integers(len(views), size=len(samples_B)))
+        parts = {number: np.flatnonzero(which_B == number) for number in np.unique(which_B).tolist()}
+        found = {number: self.rows.read(samples_B[places], asked[number]) for number, places in parts.items()}
         first = next(iter(found.values()))
         rows = np.empty((len(samples_B), *first.shape[1:]), first.dtype)
         for number, places in parts.items():

@@ -12,8 +12,6 @@ import random
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
-from fnmatch import fnmatchcase
 from typing import Any, Protocol, TypeVar, final
 
 import numpy as np
@@ -22,6 +20,7 @@ from numpy.typing import NDArray
 
 from finefold.data.preprocessing import Preprocessing
 from finefold.errors import RecipeError
+from finefold.nn.classwise import by_class
 from finefold.nn.mixing import mix_batch as mix_batch  # found here with everything else that changes images
 from finefold.recipe.training import AugmentRecipe, Strength, View
 
@@ -197,42 +196,22 @@ def make_augment(recipe: AugmentRecipe, preprocessing: Preprocessing, class_name
     return Augment(preprocessing, recipe.views, tuple(made[strength] for strength in strengths_K))
 
 
+def preset_augment(strength: Strength, preprocessing: Preprocessing, views: tuple[View, ...]) -> Augment:
+    """One preset for all classes.
+
+    Raises:
+        RecipeError: a view does not fit the input.
+    """
+    return Augment(preprocessing, views, (_Preset(strength, preprocessing),))
+
+
 def strengths_for(recipe: AugmentRecipe, class_names: Sequence[str]) -> tuple[Strength, ...]:
     """[K] the preset of each class. A class's own name beats patterns, which beat `preset`.
 
     Raises:
         RecipeError: names nothing, or patterns disagree; all such mistakes at once.
     """
-    mistakes: list[str] = []
-    for pattern in recipe.classes:
-        if pattern not in class_names and not any(fnmatchcase(name, pattern) for name in class_names):
-            mistakes.append(f"`{pattern}` is no class{_suggestion(pattern, class_names)}")
-    chosen: list[Strength] = []
-    for name in class_names:
-        given = {pattern: strength for pattern, strength in recipe.classes.items() if fnmatchcase(name, pattern)}
-        if len(set(given.values())) > 1 and name not in recipe.classes:
-            mistakes.append(f"class `{name}` gets {' and '.join(f'{b} from `{a}`' for a, b in given.items())}")
-        chosen.append(recipe.classes.get(name, next(iter(given.values()), recipe.preset)))
-    if mistakes:
-        raise RecipeError(
-            f"augment.classes: {'; '.join(mistakes)}",
-            f"name a class, e.g. `{class_names[0]}`, or several with * and ?; let patterns exclude each other",
-        )
-    return tuple(chosen)
-
-
-def _suggestion(pattern: str, class_names: Sequence[str]) -> str:
-    """The nearest class, or the pattern for all classes that have this part."""
-    parts: dict[str, str] = {}
-    for name in class_names:
-        pieces = name.split("/")
-        for place, piece in enumerate(pieces if len(pieces) > 1 else []):
-            start, end = "*/" if place else "", "/*" if place < len(pieces) - 1 else ""
-            parts.setdefault(piece, f"{start}{piece}{end}")
-    plain = pattern.strip("*/")
-    near = [parts[piece] for piece in get_close_matches(plain, parts, n=1)]
-    near += get_close_matches(pattern, class_names, n=1)
-    return f", did you mean `{near[0]}`?" if near else ""
+    return by_class("augment.classes", recipe.classes, class_names, recipe.preset)
 
 
 class _PerThread:

@@ -134,6 +134,8 @@ class Recipe(Table):
             raise ValueError('model.ordinal is of heads on one backbone: set model.heads = "per_attribute"')
         if self.model.ordinal and self.is_probe_only:
             raise ValueError("model.ordinal needs a phase that trains: the probe fits plain heads")
+        if self.augment.copies and self.is_probe_only:
+            raise ValueError("augment.copies needs a phase that trains: the probe takes each image once")
         if any(phase.is_probe for phase in self.phase[1:]):
             raise ValueError('phase: until = "probe" comes first, before anything else was trained')
         shares = [phase.until for phase in self.phase if not phase.is_probe]

@@ -11,6 +11,7 @@ PROBE = "probe"
 LossName = Literal["cross_entropy", "focal", "class_balanced", "logit_adjusted", "soft_f1"]
 View = Literal["plain", "hflip", "vflip", "hvflip", "rot90", "rot180", "rot270", "transpose"]
 Strength = Literal["none", "light", "medium", "strong"]
+Change = Literal["light", "medium", "strong"]
 
 
 _PLAIN: dict[LossName, float] = {"cross_entropy": 1.0}
@@ -133,7 +134,8 @@ class AugmentRecipe(Table):
 
     `views` are computed once per image and cached with the frozen prefix; each epoch takes one of them at random.
     `preset` changes images anew every epoch: with it, nothing can be computed once. `mix` mixes two images
-    of a batch (where the prefix is cached, their maps).
+    of a batch (where the prefix is cached, their maps). `copies` gives each training image of a class so many
+    augmented copies, `copies_preset` strong: they are computed once, like views, and only training sees them.
     """
 
     views: tuple[View, ...] = (
@@ -145,6 +147,8 @@ class AugmentRecipe(Table):
     mix: Literal["none", "mixup", "cutmix", "half_cutmix"] = "none"
     mix_alpha: Positive = 0.2
     mix_share: Share = 0.5
+    copies: dict[str, Annotated[int, Field(ge=0, le=100)]] = Field(default_factory=dict)
+    copies_preset: Change = "medium"
 
     @field_validator("views")
     @classmethod
@@ -152,6 +156,20 @@ class AugmentRecipe(Table):
         if not views or len(set(views)) < len(views):
             raise ValueError("needs different views, at least one")
         return views
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether images are changed anew every epoch, so that nothing can be computed once."""
+        return self.preset != "none" or bool(self.classes)
+
+    @model_validator(mode="after")
+    def _copies_are_kept(self) -> "AugmentRecipe":
+        if self.copies and self.is_fresh:
+            raise ValueError(
+                "copies are computed once, and preset and classes change images every epoch: leave one of them out "
+                "(sampling.quota shows scarce classes more often)"
+            )
+        return self
 
 
 class TrainRecipe(Table):

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from finefold.data.machine import num_threads
 from finefold.nn.backbones import IMAGES
+from finefold.nn.copies import Version, copies_of, wanted_by
 from finefold.nn.devices import set_threads
 from finefold.nn.engines import BATCH
 from finefold.nn.features import PrefixCache
@@ -161,19 +162,29 @@ def makespan(seconds: Sequence[float], at_once: int) -> float:
 
 
 def _prefix_seconds(cache: PrefixCache, training: Training, views: Sequence[View]) -> float:
-    """Seconds for the images whose rows are not cached, less those that are put through here."""
+    """Seconds for the rows that are not cached, less those of the images that are put through here."""
     samples, boxes = training.samples, training.samples.boxes
-    known_VN = [cache.open(view).contains(training.hashes) for view in views]
-    lacking = np.flatnonzero(~np.logical_and.reduce(known_VN))
+    copies = wanted_by(training.copies_N, copies_of(training.recipe))
+    wanted: dict[Version, NDArray[np.bool_]] = {view: np.ones(len(samples), bool) for view in views}
+    rows_N = np.sum(
+        [one_N & ~cache.open(version).contains(training.hashes) for version, one_N in (wanted | dict(copies)).items()],
+        axis=0,
+    )
+    lacking = np.flatnonzero(rows_N)
     count = BATCH * num_threads()
     if len(lacking) < 4 * count:
         return 0.0
     for places in (lacking[:count], lacking[count : 2 * count]):  # the first are slow: the engine starts
         start = time.perf_counter()
-        some = [samples.ids[one] for one in places], [samples.paths[one] for one in places]
-        cache.fill(*some, boxes=None if boxes is None else [boxes[one] for one in places], views=views)
+        cache.fill(
+            [samples.ids[one] for one in places],
+            [samples.paths[one] for one in places],
+            boxes=None if boxes is None else [boxes[one] for one in places],
+            views=views,
+            copies={copy: one_N[places] for copy, one_N in copies.items()},
+        )
         seconds = time.perf_counter() - start
-    return seconds / count * (len(lacking) - 2 * count)
+    return float(seconds / rows_N[places].sum() * rows_N[lacking[2 * count :]].sum())
 
 
 def measure(training: Training, fold: int) -> tuple[Pace, ...]:
@@ -239,6 +250,6 @@ class _Drawn:
         rng = np.random.default_rng(0)
         return cls(rng.random((count, *shape), np.float32).astype(np.float16))
 
-    def read(self, samples_B: NDArray[np.int64], view: View) -> NDArray[np.float16]:  # noqa: ARG002, as rows are asked
+    def read(self, samples_B: NDArray[np.int64], version: Version) -> NDArray[np.float16]:  # noqa: ARG002, as rows are asked
         """[B, ...] of them."""
         return self.block[: len(samples_B)]

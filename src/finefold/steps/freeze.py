@@ -122,10 +122,9 @@ def _planned_of_name(name: str, network: nn.Module, preprocessing: Preprocessing
     with torch.inference_mode():
         num_features = int(network(example).flatten(1).shape[1])
     head = nn.Linear(num_features, 1)
-    is_fresh = recipe.augment.preset != "none" or bool(recipe.augment.classes)
-    plan = make_plan(recipe, network, head, chain, fits=lambda _: not is_fresh)
+    plan = make_plan(recipe, network, head, chain, fits=lambda _: not recipe.augment.is_fresh)
     note = chain.reason or ""
-    if is_fresh:
+    if recipe.augment.is_fresh:
         note = "augmentation is new in every epoch (augment.preset, augment.classes)"
     sizes = {f"{_NETWORK}{key}": value.numel() for key, value in network.named_parameters()}
     sizes |= {f"head.{key}": value.numel() for key, value in head.named_parameters()}

@@ -24,7 +24,7 @@ from finefold.steps.progress import SILENT, Progress
 from finefold.steps.reading import Data
 from finefold.steps.split import check_train_labels
 from finefold.steps.train import backbone_of, folds_of, given_split, head_of_one
-from finefold.steps.training import Training, phase_lengths
+from finefold.steps.training import Training, copies_each, phase_lengths
 from finefold.steps.tuning import plan_phases
 
 FOLD = 0  # whose training samples count the steps
@@ -102,7 +102,7 @@ def plot_rates(
     with progress.stage("model", 0, ""):
         backbone = backbone_of(recipe)
         head = head_of_one(_any_heads(recipe, data.samples, backbone), data.samples, recipe)
-        plan, shapes, _ = plan_phases(recipe, backbone, head, len(data.samples), progress)
+        plan, shapes, _ = plan_phases(recipe, backbone, head, data.samples, progress)
     training = Training(
         RunFolder(Path()),  # nothing is read from there or written to it
         recipe,
@@ -115,6 +115,7 @@ def plot_rates(
         Choice("torch", "fp32", "nothing is computed"),
         "fp32",
         training_device(),
+        copies_each(recipe, data.samples),
     )
     if recipe.schedule.name == "plateau":
         progress.say("plateau: when rates drop depends on the scores, so they are drawn without drops")

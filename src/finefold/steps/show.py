@@ -16,6 +16,8 @@ from finefold.data.images import decode_image
 from finefold.data.preprocessing import Box, Preprocessing
 from finefold.data.samples import SampleTable
 from finefold.errors import DataError, ImageError, UsageError
+from finefold.nn.copies import copies_by_class, copies_of
+from finefold.nn.features import row_hash
 from finefold.nn.transforms import PRESETS, Augment, Evaluate, apply_view, make_augment, strengths_for
 from finefold.recipe.schema import Recipe
 from finefold.runs.provenance import text_hash
@@ -106,6 +108,7 @@ def show(
         raise DataError(f"no image of {data.samples.root} can be read", "check `root` in data.toml")
     order = sorted(drawn, key=dict(zip(data.samples.ids, data.samples.train_labels_N.tolist(), strict=True)).get)  # type: ignore[arg-type]
     titles = ["original", "validation, test", *[f"view {view}" for view in recipe.augment.views]]
+    titles += [f"copy {copy.number}" for copy in copies_of(recipe)[:NUM_AUGMENTED]]
     titles += [f"training {number + 1}" for number in range(NUM_AUGMENTED)]
     _write(_sheet(titles, [drawn[one] for one in order]), file)
     return Shown(
@@ -133,6 +136,12 @@ def roles(
         change = PRESETS[strength]
         whose = "" if len(counts) == 1 else f" for {count} of {len(class_names)} classes"
         said.append(f"{strength}{whose}: {plain if change is None else f'{frame}{change.words}, as {size}{toned}'}")
+    if augment.copies:
+        copies_K = copies_by_class(recipe, class_names)
+        whose = f"for {(copies_K > 0).sum()} of {len(class_names)} classes"
+        change = PRESETS[augment.copies_preset]
+        assert change is not None
+        said.append(f"up to {copies_K.max()} copies of an image, made once, {whose}: {frame}{change.words}")
     if augment.mix != "none":
         said.append(f"{augment.mix} of {100 * augment.mix_share:g} % of the batches (not drawn here)")
     views = f"{plain}; nothing is changed by chance"
@@ -166,19 +175,33 @@ def _row(
     path, label = samples.paths[number], int(samples.train_labels_N[number])
     preprocessing, max_pixels = evaluate.preprocessing, round(recipe.image.max_megapixels * 1e6)
     box = None if framing is None else framing.find([samples.ids[number]], [path], samples.root, SILENT)[0]
-    image_HWC = decode_image(path.read_bytes(), at_least_px=preprocessing.decode_px(box), max_pixels=max_pixels)
+    data = path.read_bytes()
+    image_HWC = decode_image(data, at_least_px=preprocessing.decode_px(box), max_pixels=max_pixels)
     frame = preprocessing.frame(image_HWC.shape[0], image_HWC.shape[1], box)
     framed_HWC = preprocessing.framed(image_HWC, box)
     plain_HWC = evaluate(framed_HWC)
     rng = np.random.default_rng([recipe.seed, int(text_hash(samples.ids[number])[:8], 16)])
     cells = [_outlined(image_HWC, frame), plain_HWC]
     cells += [apply_view(plain_HWC, view) for view in recipe.augment.views]
+    cells += _copies(samples, label, framed_HWC, row_hash(data, box), recipe, preprocessing)
     cells += [augment(framed_HWC, label, rng) for _ in range(NUM_AUGMENTED)]
     strength = strengths_for(recipe.augment, samples.space.class_names)[label]
     note = samples.ids[number].replace("/", "/\n") + f"\npreset {strength}"
     if framing is not None and box is None:
         note += "\nno box that fits"
     return _Row(samples.space.class_names[label], note, tuple(cells))
+
+
+def _copies(
+    samples: SampleTable, label: int, framed_HWC: Pixels, content: bytes, recipe: Recipe, preprocessing: Preprocessing
+) -> list[Pixels]:
+    """A sample's first copies, as the prefix cache has them; nothing to see where its class has fewer."""
+    count = int(copies_by_class(recipe, samples.space.class_names)[label])
+    nothing = np.full((preprocessing.height_px, preprocessing.width_px, 3), 255, np.uint8)
+    return [
+        copy.make(framed_HWC, preprocessing, content) if copy.number <= count else nothing
+        for copy in copies_of(recipe)[:NUM_AUGMENTED]
+    ]
 
 
 def _outlined(image_HWC: Pixels, frame: Box) -> Pixels:

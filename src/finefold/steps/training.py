@@ -17,6 +17,7 @@ from finefold.metrics.classification import confusion_matrix, log_loss_N, scores
 from finefold.nn.averaging import make_average
 from finefold.nn.backbones import IMAGES, Backbone
 from finefold.nn.classifier import Classifier, JointLogits, Tail
+from finefold.nn.copies import copies_by_class, copies_of
 from finefold.nn.engines import Choice
 from finefold.nn.features import PLAIN, PrefixCache
 from finefold.nn.freezing import FreezePlan, PhasePlan
@@ -50,6 +51,7 @@ class Training:
         precision: of the steps.
         device: of the steps.
         own: what the user brought from Python.
+        copies_N: [N] how many augmented copies each sample has where it trains; of joint classes always.
         is_compiled: whether steps are.
     """
 
@@ -64,6 +66,7 @@ class Training:
     choice: Choice
     precision: str
     device: torch.device
+    copies_N: NDArray[np.int64]
     own: Own = NOTHING
     is_compiled: bool = False
 
@@ -72,10 +75,12 @@ class Training:
         """What the parent wrote; of one attribute's own models where it is named."""
         told = read_json(folder.training)
         spec = read_spec(folder.data)
+        recipe = load_recipe(str(folder.recipe))
+        samples = SampleTable(pl.read_parquet(folder.samples), spec.space, spec.root)
         training = cls(
             folder,
-            load_recipe(str(folder.recipe)),
-            SampleTable(pl.read_parquet(folder.samples), spec.space, spec.root),
+            recipe,
+            samples,
             read_split(folder.split),
             FreezePlan.from_dict(told["plan"]),
             replace(Backbone.read(folder.backbone), own=own.body, opened=frozenset(told["opened"])),
@@ -84,6 +89,7 @@ class Training:
             Choice(told["engine"], told["engine_precision"], "as planned"),
             told["precision"],
             torch.device(told["device"]),
+            copies_each(recipe, samples, own),
             own,
             told["compiled"],
         )
@@ -127,8 +133,24 @@ class Training:
         if cut == IMAGES:
             samples = self.samples
             return ImageRows(samples.paths, self.backbone.preprocessing, self._max_pixels, samples.boxes)
-        cache = self.cache(cut)
-        return CachedRows({view: cache.open(view) for view in views_needed(self.recipe)}, self.hashes)
+        cache, versions = self.cache(cut), (*views_needed(self.recipe), *copies_of(self.recipe))
+        return CachedRows({version: cache.open(version) for version in versions}, self.hashes)
+
+
+def copies_each(recipe: Recipe, samples: SampleTable, own: Own = NOTHING) -> NDArray[np.int64]:
+    """[N] how many augmented copies each sample has where it trains.
+
+    Raises:
+        RecipeError: the recipe names no class, or the user's own augmentation changes images every epoch.
+    """
+    if own.augment is not None and recipe.augment.copies:
+        raise RecipeError(
+            "augment.copies are computed once, and an augmentation of your own changes images every epoch",
+            "leave one of them out; sampling.quota shows scarce classes more often",
+        )
+    copies_K = np.append(copies_by_class(recipe, samples.space.class_names), 0)
+    codes_N = samples.train_strata.codes_N
+    return copies_K[np.where((codes_N >= 0) & (codes_N < len(copies_K)), codes_N, -1)]
 
 
 def views_needed(recipe: Recipe) -> tuple[View, ...]:
@@ -142,7 +164,7 @@ def train_role(training: Training, plan: PhasePlan, samples: NDArray[np.int64], 
     augment = None
     if training.own.augment is not None:
         augment = Augment.of(training.own.augment, training.backbone.preprocessing, views=recipe.augment.views)
-    elif recipe.augment.preset != "none" or recipe.augment.classes:
+    elif recipe.augment.is_fresh:
         augment = make_augment(recipe.augment, training.backbone.preprocessing, table.space.class_names)
     strata = table.train_strata
     return TrainRole(
@@ -155,6 +177,7 @@ def train_role(training: Training, plan: PhasePlan, samples: NDArray[np.int64], 
         recipe,
         augment if plan.cut == IMAGES else None,
         key,
+        training.copies_N,
     )
 
 
@@ -253,7 +276,7 @@ def phase_loop(training: Training, classifier: Classifier, fold: int, number: in
         tail,
         plan,
         role,
-        head_losses(training, trained),
+        head_losses(training, role.shown_E),
         make_schedule(recipe.schedule, num_steps=num_steps, steps_per_epoch=per_epoch),
         make_optimiser(recipe.optim, plan.groups, dict(classifier.named_parameters())),
         make_average(recipe.train),

@@ -16,6 +16,7 @@ from finefold.data.samples import SampleTable
 from finefold.data.splits import Split
 from finefold.nn.backbones import IMAGES, POOLED, Backbone
 from finefold.nn.classifier import JointLogits
+from finefold.nn.copies import copies_of, wanted_by
 from finefold.nn.cutting import Chain, CutPoint, find_cuts
 from finefold.nn.devices import has_compiler, training_device, training_precision
 from finefold.nn.features import DTYPE, PrefixCache
@@ -29,7 +30,7 @@ from finefold.steps.folds import do_job
 from finefold.steps.own import NOTHING, Own
 from finefold.steps.progress import Progress
 from finefold.steps.tracking import OnEvent, unheard
-from finefold.steps.training import Training, phase_lengths, views_needed
+from finefold.steps.training import Training, copies_each, phase_lengths, views_needed
 
 GIGABYTE = 1e9
 SHARE_OF_DISK = 0.25
@@ -41,20 +42,20 @@ class Budget:
 
     Args:
         num_bytes: of rows.
-        num_rows: images times views.
+        num_rows: images times views, and copies.
     """
 
     num_bytes: float
     num_rows: int
 
     @classmethod
-    def of(cls, recipe: Recipe, num_samples: int) -> "Budget":
+    def of(cls, recipe: Recipe, num_samples: int, num_copies: int = 0) -> "Budget":
         """The recipe's, or a quarter of what is free."""
         root = cache_root()
         root.mkdir(parents=True, exist_ok=True)
         asked = recipe.cache.budget_gb
         num_bytes = asked * GIGABYTE if asked else SHARE_OF_DISK * shutil.disk_usage(root).free
-        return cls(num_bytes, num_samples * len(views_needed(recipe)))
+        return cls(num_bytes, num_samples * len(views_needed(recipe)) + num_copies)
 
     def needed(self, shape: Sequence[int]) -> float:
         """Bytes of all rows of a shape."""
@@ -62,7 +63,7 @@ class Budget:
 
 
 def plan_phases(
-    recipe: Recipe, backbone: Backbone, head: JointLogits, num_samples: int, progress: Progress, own: Own = NOTHING
+    recipe: Recipe, backbone: Backbone, head: JointLogits, samples: SampleTable, progress: Progress, own: Own = NOTHING
 ) -> tuple[FreezePlan, dict[str, tuple[int, ...]], Backbone]:
     """The freeze plan, the shape of a row at each of its cuts, and the backbone, knowing what finding them opened.
 
@@ -70,17 +71,18 @@ def plan_phases(
         recipe: its phases.
         backbone: the network.
         head: of one fold; only its parameters' names count.
-        num_samples: whose prefixes would be cached.
+        samples: whose prefixes would be cached.
         progress: told where a phase has to do without a cached prefix, and why.
         own: what the user brought from Python.
 
     Raises:
-        RecipeError: a phase trains nothing, or names what the model lacks.
+        RecipeError: a phase trains nothing, or names what the model lacks; augment.copies names no class.
     """
     network = backbone.build_network()
     chain = find_cuts(network, example=backbone.example())
-    budget = Budget.of(recipe, num_samples)
-    is_fresh = recipe.augment.preset != "none" or bool(recipe.augment.classes) or own.augment is not None
+    copies_N = copies_each(recipe, samples, own)
+    budget = Budget.of(recipe, len(samples), int(copies_N.sum()))
+    is_fresh = recipe.augment.is_fresh or own.augment is not None
 
     def fits(cut: CutPoint) -> bool:
         return not is_fresh and budget.needed(cut.shape) <= budget.num_bytes
@@ -117,13 +119,14 @@ def planned(
         RecipeError: a phase trains nothing, or names what the model lacks.
     """
     device = training_device()
-    plan, shapes, backbone = plan_phases(recipe, cache.backbone, head, len(samples), progress, own)
+    plan, shapes, backbone = plan_phases(recipe, cache.backbone, head, samples, progress, own)
     precision = training_precision(recipe.train.precision, device)
     is_compiled = recipe.train.compile and has_compiler()
     if recipe.train.compile and not is_compiled:
         progress.say("train.compile: there is no C++ compiler here (g++, clang++ or $CXX), so steps are not compiled")
+    copies_N = copies_each(recipe, samples, own)
     training = Training(
-        folder, recipe, samples, split, plan, backbone, (), shapes, cache.choice, precision, device, own
+        folder, recipe, samples, split, plan, backbone, (), shapes, cache.choice, precision, device, copies_N, own
     )
     return replace(training, is_compiled=is_compiled)
 
@@ -349,12 +352,18 @@ def prefix_caches(training: Training) -> dict[str, PrefixCache]:
 def with_prefixes(training: Training, caches: Mapping[str, PrefixCache], progress: Progress) -> Training:
     """Computes every phase's prefix once; the training with the hash of each sample's image."""
     samples, views, hashes = training.samples, views_needed(training.recipe), training.hashes
+    copies = wanted_by(training.copies_N, copies_of(training.recipe))
+    num_copies = int(training.copies_N.sum())
     for cut, cache in caches.items():
-        size = cache.row_bytes * len(samples) * len(views) / GIGABYTE
-        told = f"prefix up to {cut}, {len(views)} views, {size:.1f} GB"
-        progress.say(f"{told}: computed once for all folds")
+        size = cache.row_bytes * (len(samples) * len(views) + num_copies) / GIGABYTE
+        told = f"{len(views)} views" + (
+            f" and {num_copies} copies of {(training.copies_N > 0).sum()} images" * bool(copies)
+        )
+        progress.say(f"prefix up to {cut}, {told}, {size:.1f} GB: computed once for all folds")
         with progress.stage("prefix", len(samples), "images") as advance:
-            filled = cache.fill(samples.ids, samples.paths, boxes=samples.boxes, views=views, advance=advance)
+            filled = cache.fill(
+                samples.ids, samples.paths, boxes=samples.boxes, views=views, copies=copies, advance=advance
+            )
             hashes = filled.hashes
     return replace(training, hashes=hashes)
 

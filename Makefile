@@ -1,6 +1,8 @@
 # Two commands are enough: `make demo` and `make test`. Everything they need is installed into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
+TESTS_AT_ONCE ?= 2# processes; a file's tests stay together, as many share what is slow to make
+PYTEST = $(BIN)/pytest -n $(TESTS_AT_ONCE) --dist loadfile
 INSTALLED := .venv/.installed
 
 .PHONY: demo setup test test-all check format bench-probe bench-inside bench-train bench-stream clean
@@ -27,10 +29,10 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 
 test: $(INSTALLED)
-	$(BIN)/pytest
+	$(PYTEST)
 
 test-all: $(INSTALLED)
-	$(BIN)/pytest -m "slow or not slow"
+	$(PYTEST) -m "slow or not slow"
 
 bench-probe: $(INSTALLED)  ## the main job against the loop a tutorial would write, side by side
 	$(BIN)/python benchmarks/probe.py

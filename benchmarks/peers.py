@@ -6,7 +6,7 @@
     .venv/bin/python benchmarks/peers.py --full            # every fold and epoch really trained, hours
 
 Three jobs. `head`: frozen backbone, a head for 5 epochs in each of 5 folds (finefold: `--recipe probe`). `all`: one
-epoch of everything trainable. `quick`: finefold's preset. Each is a process of its own. Peers train one fold of `head`
+epoch of everything trainable. `quick`: finefold's preset, on ELPV with whole cells and four flips. Each is a process of its own. Peers train one fold of `head`
 really, which gives their score and, times 5, their wall time; `all` is timed on its steps after a warm-up. The last
 column says how each line came about. Scores of peers are of fold 0, and finefold's are given for fold 0 beside those
 of all folds.
@@ -24,6 +24,7 @@ size over the wall time. On CUDA there are rows with AMP and torch.compile.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -51,6 +52,12 @@ EPOCHS, FOLDS = 5, 5
 BATCH = {"finefold": 32, "lightning": 32, "fastai": 64}  # fastai's is its default
 WARM_UP_STEPS, TIMED_STEPS = 5, 20
 CHECK_STEPS, CHECK_BATCH, CHECK_PER_CLASS = (1, 3), 8, 10  # of --quick-check
+FLIPS = '["plain", "hflip", "vflip", "hvflip"]'
+CELLS = (  # a solar cell is the same upside down, and its edges count: what the preset's header has as well
+    "image.crop_fraction=1.0",
+    f"augment.views={FLIPS}",
+    f"predict.views={FLIPS}",
+)
 NUM_THREADS = len(os.sched_getaffinity(0))
 
 
@@ -540,6 +547,7 @@ class Bench:
         is_check: very few steps.
         is_full: nothing is scaled.
         variants: of `all`.
+        settings: of `quick`, on this data.
     """
 
     work: Path
@@ -548,6 +556,7 @@ class Bench:
     is_check: bool
     is_full: bool
     variants: tuple[str, ...]
+    settings: tuple[str, ...]
 
     @property
     def steps(self) -> tuple[int, int]:
@@ -577,10 +586,10 @@ class Bench:
         self.finefold("split", data, "--folds", FOLDS)
         shutil.rmtree(self.work / "cache", ignore_errors=True)  # cold means nothing cached at all
 
-    def train(self, name: str, recipe: object, cache: str) -> Cost:
+    def train(self, name: str, recipe: object, cache: str, settings: Sequence[str] = ()) -> Cost:
         """`finefold train` into the folder `name`."""
         command = ["train", self.work / "data.toml", "--recipe", recipe, "--out", self.work / name]
-        cost = self.finefold(*command, cache=cache)
+        cost = self.finefold(*command, *(part for one in settings for part in ("--set", one)), cache=cache)
         tell(f"  {name}: finefold ({cost.seconds:.0f} s)")
         return cost
 
@@ -618,7 +627,7 @@ class Bench:
         probs_NK = ledger.select(samples["classes"]).to_numpy()
         scores = _scores(samples, probs_NK, range(len(samples["labels"])))
         fold_0 = _scores(samples, probs_NK, _rows(samples, 0)[1])
-        return Row(
+        row = Row(
             job,
             side,
             len(probs_NK) / cost.seconds,
@@ -631,6 +640,8 @@ class Bench:
             scores[2],
             how,
         )
+        tell(_line(row))
+        return row
 
     def peer_row(self, task: Task, samples: dict[str, Any]) -> Row:
         """A line for a peer's child, or finefold's that times steps."""
@@ -654,7 +665,9 @@ class Bench:
             side += f", norms {task.norms}"
             how += f", {cost.result['side_by_side']} folds side by side"
         row = Row(task.job, side, rate, seconds, cost.peak_mb, cost.gpu_peak_mb, "", None, None, None, None, None, how)
-        return _scored(row, cost.result["probs"], samples) if task.folds else row
+        row = _scored(row, cost.result["probs"], samples) if task.folds else row
+        tell(_line(row))
+        return row
 
     def head(self, sides: Sequence[str]) -> tuple[list[Row], dict[str, Any]]:
         """Frozen backbone, 5 folds; and what the peers need."""
@@ -689,7 +702,7 @@ class Bench:
             recipe = self.work / "quick.toml"
             preset = (ROOT / "src/finefold/recipe/presets/quick.toml").read_text()
             recipe.write_text(preset.replace("12 epochs", "1 epochs"))
-        cost = self.train("quick", recipe, "cache" if self.is_check else "cache-quick")
+        cost = self.train("quick", recipe, "cache" if self.is_check else "cache-quick", self.settings)
         return [self.run_row("quick", "finefold", "quick", cost, samples, "measured")]
 
     def tuned_epochs(self) -> float:
@@ -765,15 +778,20 @@ def show(title: str, rows: Sequence[Row], found: dict[str, float]) -> None:
     head = f"{'job':<6} {'side':<30} {'images/s':>8} {'wall s':>9} {'peak MB':>8} {'GPU MB':>7} "
     print(head + f"{'accuracy':>8} {'macro F1':>8} {'fold 0':>13} {'two-class':>9}  how")
     for row in rows:
-        fold_0 = f"{_number(row.fold_0_accuracy)} {_number(row.fold_0_macro_f1)}"
-        gpu = "-" if row.gpu_peak_mb is None else f"{row.gpu_peak_mb:,.0f}"
-        print(
-            f"{row.job:<6} {row.side:<30} {row.images_per_second:>8.1f} {row.seconds:>9,.1f} {row.peak_mb:>8,.0f} "
-            f"{gpu:>7} {_number(row.accuracy):>8} {_number(row.macro_f1):>8} {fold_0:>13} "
-            f"{_number(row.two_class_accuracy):>9}  {row.how}{f'; scores of {row.scored_on}' if row.scored_on else ''}"
-        )
+        print(_line(row))
     for name, value in found.items():
         print(f"  {value:8.2f}x  {name}")
+
+
+def _line(row: Row) -> str:
+    """A line of the table."""
+    fold_0 = f"{_number(row.fold_0_accuracy)} {_number(row.fold_0_macro_f1)}"
+    gpu = "-" if row.gpu_peak_mb is None else f"{row.gpu_peak_mb:,.0f}"
+    return (
+        f"{row.job:<6} {row.side:<30} {row.images_per_second:>8.1f} {row.seconds:>9,.1f} {row.peak_mb:>8,.0f} "
+        f"{gpu:>7} {_number(row.accuracy):>8} {_number(row.macro_f1):>8} {fold_0:>13} "
+        f"{_number(row.two_class_accuracy):>9}  {row.how}{f'; scores of {row.scored_on}' if row.scored_on else ''}"
+    )
 
 
 def _number(value: float | None) -> str:
@@ -809,7 +827,8 @@ def measure(
 
     variants = ("", "amp", "amp+compile") if torch.cuda.is_available() else ("",)
     images = few_images(source, work / "few") if arguments.quick_check else source
-    bench = Bench(work / "bench", images, python, arguments.quick_check, arguments.full, variants)
+    settings = CELLS if work.name == "ELPV" else ()
+    bench = Bench(work / "bench", images, python, arguments.quick_check, arguments.full, variants, settings)
     bench.prepare()
     only = arguments.only or JOBS
     rows, samples = bench.head(arguments.sides if "head" in only else ())
@@ -829,6 +848,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--maskfaces", type=Path, nargs="?", const=MASKFACES, help="measure this folder of faces too")
     parser.add_argument("--full", action="store_true", help="train every fold and epoch, scale nothing; hours")
     parser.add_argument("--quick-check", action="store_true", help="few images and steps: whether everything runs")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="a new folder to leave runs and caches in")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument("--child", choices=CHILDREN, help=argparse.SUPPRESS)
     parser.add_argument("--task", type=json.loads, help=argparse.SUPPRESS)
@@ -853,10 +873,11 @@ def main() -> None:
     sources = {"ELPV": Path(elpv_dataset.__file__).parent / "data"}
     if arguments.maskfaces:
         sources["maskfaces"] = arguments.maskfaces
-    with tempfile.TemporaryDirectory(prefix="finefold-peers-") as name:
+    with contextlib.ExitStack() as stack:
+        work = arguments.keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="finefold-peers-")))
         for title, source in sources.items():
             tell(title)
-            rows, found = measure(arguments, source, Path(name) / title, python)
+            rows, found = measure(arguments, source, work / title, python)
             told["data"][title] = {"rows": [asdict(row) for row in rows], "ratios": found}
             if not arguments.json:
                 show(title + (", a check of a few images" if arguments.quick_check else ""), rows, found)

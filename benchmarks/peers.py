@@ -6,10 +6,10 @@
     .venv/bin/python benchmarks/peers.py --full            # every fold and epoch really trained, hours
 
 Three jobs. `head`: frozen backbone, a head for 5 epochs in each of 5 folds (finefold: `--recipe probe`). `all`: one
-epoch of everything trainable. `quick`: finefold's preset, on ELPV with whole cells and four flips. Each is a process of its own. Peers train one fold of `head`
-really, which gives their score and, times 5, their wall time; `all` is timed on its steps after a warm-up. The last
-column says how each line came about. Scores of peers are of fold 0, and finefold's are given for fold 0 beside those
-of all folds.
+epoch of everything trainable. `quick`: finefold's preset, on ELPV with whole cells and four flips. Each is a process
+of its own. Peers train one fold of `head` really, which gives their score and, times 5, their wall time; `all` is
+timed on its steps after a warm-up. The last column says how each line came about. Scores of peers are of fold 0, and
+finefold's are given for fold 0 beside those of all folds.
 
 fastai is what its vision tutorial shows: DataBlock with Resize(224), vision_learner on a timm name, freeze,
 fit_one_cycle, unfreeze. Its frozen body keeps training its batch norms, which is its default. Lightning is what its

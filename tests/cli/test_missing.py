@@ -122,10 +122,8 @@ def test_heads_train_on_what_they_know(probes):
     assert not tables["per_attribute"].equals(tables["joint"])
 
 
-@pytest.mark.parametrize(
-    "way",
-    ["per_attribute", pytest.param("joint", marks=pytest.mark.slow), pytest.param("separate", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow  # workers train folds; the losses of partial labels are tested by themselves
+@pytest.mark.parametrize("way", ["per_attribute", "joint", "separate"])
 def test_training_on_uses_partial_labels(way, data, tmp_path, capsys):
     """A stage trains from mixed images with gaps in their labels, all three ways, and says what becomes of them."""
     (tmp_path / "recipe.toml").write_text(TUNED)

@@ -208,6 +208,7 @@ def test_killed_in_the_middle_it_goes_on_and_ends_the_same(described):
     assert not (described / "killed" / "unfinished.json").exists()
 
 
+@pytest.mark.slow  # two processes start engines side by side
 def test_two_processes_fill_the_cache_at_once(described):
     """Two runs that start together on an empty cache both finish, say the same, and leave every row readable."""
     both = [

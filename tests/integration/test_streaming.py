@@ -76,6 +76,7 @@ def test_the_queue_is_bounded(job, tmp_path, monkeypatch):
     parts.close()
 
 
+@pytest.mark.slow  # three processes, one of them as slow as it is meant to be
 def test_a_killed_process_is_gone_on_with(job, tmp_path):
     """After kill -9 the same command goes on: every row once, in order, as in a run that nobody killed."""
     folder = draw(tmp_path / "images", 300)

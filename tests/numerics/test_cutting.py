@@ -184,7 +184,16 @@ def known(chain: Chain):
         yield
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+SLOW = {  # deep for what they are small in; their sisters of the other library, or the next in size, are always cut
+    *("efficientnet torchvision", "mobilenet v2", "mobilenet v3", "regnet torchvision", "maxvit", "inception", "nfnet"),
+}
+assert FAMILIES.keys() >= SLOW
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in FAMILIES],
+)
 def family(request) -> Family:
     build, size_px, min_cuts = FAMILIES[request.param]
     torch.manual_seed(0)

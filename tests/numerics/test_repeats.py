@@ -49,6 +49,7 @@ def test_two_runs_are_bitwise_the_same(job, run, tmp_path):
         assert (again / name).read_bytes() == (run.folder.path / name).read_bytes(), name
 
 
+@pytest.mark.slow  # two engines start; a fold of two runs is compared always
 def test_features_computed_twice_are_bitwise_the_same(run, shapes, tmp_path, monkeypatch):
     """An empty cache is filled with the same bits, on the same engine, whichever thread takes which image."""
     engine = run.manifest["engine"]

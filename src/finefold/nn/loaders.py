@@ -132,6 +132,7 @@ class TrainRole:
         augment: what an image goes through anew each time; None where rows are computed once.
         key: seed, fold and phase.
         copies_N: [N] how many augmented copies each sample has beside itself.
+        partners_N: [N] which samples may be mixed into others, where augment.mix_partners names classes.
     """
 
     rows: Rows
@@ -144,6 +145,7 @@ class TrainRole:
     augment: Augment | None
     key: tuple[int, int, int]
     copies_N: NDArray[np.int64] | None = None
+    partners_N: NDArray[np.bool_] | None = None
 
     @cached_property
     def shown_E(self) -> NDArray[np.int64]:
@@ -201,7 +203,7 @@ class TrainRole:
             pairs = zip(samples_B.tolist(), labels_B.tolist(), strict=True)
             rows = np.stack([self.augment(self.rows.decode(sample), label, rng) for sample, label in pairs])
         targets_BS = torch.eye(self.num_strata)[torch.from_numpy(self.strata_N[samples_B])]
-        mixed, targets_BS = self._mix(torch.from_numpy(rows), targets_BS, rng)
+        mixed, targets_BS = self._mix(torch.from_numpy(rows), targets_BS, samples_B, rng)
         return Batch(mixed, targets_BS, samples_B)
 
     def _versions(
@@ -219,13 +221,30 @@ class TrainRole:
             rows[places] = found[number]
         return rows
 
-    def _mix(self, rows: Tensor, targets_BS: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        if self.recipe.augment.mix == "none":
+    def _mix(
+        self, rows: Tensor, targets_BS: Tensor, samples_B: NDArray[np.int64], rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
+        recipe = self.recipe.augment
+        if recipe.mix == "none":
             return rows, targets_BS
+        allowed_BB = self._allowed(samples_B)
         if not self.rows.are_images:
-            return mix_batch(rows.float(), targets_BS, self.recipe.augment, rng)
-        maps, targets_BS = mix_batch(rows.permute(0, 3, 1, 2).float(), targets_BS, self.recipe.augment, rng)
+            return mix_batch(rows.float(), targets_BS, recipe, rng, allowed_BB=allowed_BB)
+        maps = rows.permute(0, 3, 1, 2).float()
+        maps, targets_BS = mix_batch(maps, targets_BS, recipe, rng, allowed_BB=allowed_BB)
         return maps.permute(0, 2, 3, 1), targets_BS
+
+    def _allowed(self, samples_B: NDArray[np.int64]) -> Tensor | None:
+        """[B, B] whom (columns) each row may be mixed with; None for anybody."""
+        if self.recipe.augment.mix_partners == "any":
+            return None
+        if self.recipe.augment.mix_partners == "same":
+            strata_B = self.strata_N[samples_B]
+            allowed_BB = strata_B[:, None] == strata_B
+        else:
+            assert self.partners_N is not None
+            allowed_BB = np.tile(self.partners_N[samples_B], (len(samples_B), 1))
+        return torch.from_numpy(allowed_BB & ~np.eye(len(samples_B), dtype=bool))
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ REASONS: dict[str, str] = {
     "augment.mix": "mixing two images helps long trainings; a few epochs rarely need it",
     "augment.mix_alpha": "of the beta distribution of shares: small values mix one image with a little of another",
     "augment.mix_share": "of the batches that are mixed, where augment.mix says how",
+    "augment.mix_partners": "any image of the batch; same keeps labels hard, class names bring in scarce ones",
     "augment.copies": "class name to copies of each of its training images, as for scarce ones; computed once",
     "augment.copies_preset": "of the copies: what another camera would have seen, so that few images are not memorised",
     "sampling.at_most": "rows of one group and class in an epoch, 0 for all; thins long series of nearly equal images",

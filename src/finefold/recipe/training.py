@@ -134,8 +134,10 @@ class AugmentRecipe(Table):
 
     `views` are computed once per image and cached with the frozen prefix; each epoch takes one of them at random.
     `preset` changes images anew every epoch: with it, nothing can be computed once. `mix` mixes two images
-    of a batch (where the prefix is cached, their maps). `copies` gives each training image of a class so many
-    augmented copies, `copies_preset` strong: they are computed once, like views, and only training sees them.
+    of a batch (where the prefix is cached, their maps); `mix_partners` says with whom: `any`, `same` for images of
+    the same class, or names or patterns of the classes that the other image comes from. `copies` gives each training
+    image of a class so many augmented copies, `copies_preset` strong: they are computed once, like views, and only
+    training sees them.
     """
 
     views: tuple[View, ...] = (
@@ -147,6 +149,7 @@ class AugmentRecipe(Table):
     mix: Literal["none", "mixup", "cutmix", "half_cutmix"] = "none"
     mix_alpha: Positive = 0.2
     mix_share: Share = 0.5
+    mix_partners: Literal["any", "same"] | tuple[str, ...] = "any"
     copies: dict[str, Annotated[int, Field(ge=0, le=100)]] = Field(default_factory=dict)
     copies_preset: Change = "medium"
 
@@ -156,6 +159,13 @@ class AugmentRecipe(Table):
         if not views or len(set(views)) < len(views):
             raise ValueError("needs different views, at least one")
         return views
+
+    @field_validator("mix_partners")
+    @classmethod
+    def _names_somebody(cls, partners: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if not partners:
+            raise ValueError('names no class: write "any", "same", or classes as in ["*/>=60"]')
+        return partners
 
     @property
     def is_fresh(self) -> bool:

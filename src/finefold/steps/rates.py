@@ -24,7 +24,7 @@ from finefold.steps.progress import SILENT, Progress
 from finefold.steps.reading import Data
 from finefold.steps.split import check_train_labels
 from finefold.steps.train import backbone_of, folds_of, given_split, head_of_one
-from finefold.steps.training import Training, copies_each, phase_lengths
+from finefold.steps.training import Training, copies_each, partners_named, phase_lengths
 from finefold.steps.tuning import plan_phases
 
 FOLD = 0  # whose training samples count the steps
@@ -116,6 +116,7 @@ def plot_rates(
         "fp32",
         training_device(),
         copies_each(recipe, data.samples),
+        partners_named(recipe, data.samples),
     )
     if recipe.schedule.name == "plateau":
         progress.say("plateau: when rates drop depends on the scores, so they are drawn without drops")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import polars as pl
@@ -17,6 +18,7 @@ from finefold.metrics.classification import confusion_matrix, log_loss_N, scores
 from finefold.nn.averaging import make_average
 from finefold.nn.backbones import IMAGES, Backbone
 from finefold.nn.classifier import Classifier, JointLogits, Tail
+from finefold.nn.classwise import by_class
 from finefold.nn.copies import copies_by_class, copies_of
 from finefold.nn.engines import Choice
 from finefold.nn.features import PLAIN, PrefixCache
@@ -35,6 +37,7 @@ from finefold.recipe.training import View
 from finefold.runs.folder import RunFolder, read_json, write_json
 from finefold.steps.own import NOTHING, Own
 
+Scalar = TypeVar("Scalar", bound=np.generic)
 COLLAPSED = 0.98  # share of one class among the predictions that is worth a word, where the truth has a different share
 
 
@@ -52,6 +55,7 @@ class Training:
         device: of the steps.
         own: what the user brought from Python.
         copies_N: [N] how many augmented copies each sample has where it trains; of joint classes always.
+        partners_N: [N] which samples are of the joint classes that augment.mix_partners names; None for no names.
         is_compiled: whether steps are.
     """
 
@@ -67,6 +71,7 @@ class Training:
     precision: str
     device: torch.device
     copies_N: NDArray[np.int64]
+    partners_N: NDArray[np.bool_] | None
     own: Own = NOTHING
     is_compiled: bool = False
 
@@ -90,6 +95,7 @@ class Training:
             told["precision"],
             torch.device(told["device"]),
             copies_each(recipe, samples, own),
+            partners_named(recipe, samples),
             own,
             told["compiled"],
         )
@@ -148,9 +154,26 @@ def copies_each(recipe: Recipe, samples: SampleTable, own: Own = NOTHING) -> NDA
             "augment.copies are computed once, and an augmentation of your own changes images every epoch",
             "leave one of them out; sampling.quota shows scarce classes more often",
         )
-    copies_K = np.append(copies_by_class(recipe, samples.space.class_names), 0)
+    return _by_sample(np.append(copies_by_class(recipe, samples.space.class_names), 0), samples)
+
+
+def partners_named(recipe: Recipe, samples: SampleTable) -> NDArray[np.bool_] | None:
+    """[N] which samples are of the classes that augment.mix_partners names; None where it names none.
+
+    Raises:
+        RecipeError: it names no class of the data.
+    """
+    named = recipe.augment.mix_partners
+    if isinstance(named, str):
+        return None
+    is_named_K = by_class("augment.mix_partners", dict.fromkeys(named, True), samples.space.class_names, False)
+    return _by_sample(np.array([*is_named_K, False]), samples)
+
+
+def _by_sample(values: NDArray[Scalar], samples: SampleTable) -> NDArray[Scalar]:
+    """[N] of [K + 1] values: those of the joint class that training sees, the last one where a label has gaps."""
     codes_N = samples.train_strata.codes_N
-    return copies_K[np.where((codes_N >= 0) & (codes_N < len(copies_K)), codes_N, -1)]
+    return values[np.where((codes_N >= 0) & (codes_N < len(values)), codes_N, -1)]
 
 
 def views_needed(recipe: Recipe) -> tuple[View, ...]:
@@ -178,6 +201,7 @@ def train_role(training: Training, plan: PhasePlan, samples: NDArray[np.int64], 
         augment if plan.cut == IMAGES else None,
         key,
         training.copies_N,
+        training.partners_N,
     )
 
 

@@ -30,7 +30,7 @@ from finefold.steps.folds import do_job
 from finefold.steps.own import NOTHING, Own
 from finefold.steps.progress import Progress
 from finefold.steps.tracking import OnEvent, unheard
-from finefold.steps.training import Training, copies_each, phase_lengths, views_needed
+from finefold.steps.training import Training, copies_each, partners_named, phase_lengths, views_needed
 
 GIGABYTE = 1e9
 SHARE_OF_DISK = 0.25
@@ -126,7 +126,20 @@ def planned(
         progress.say("train.compile: there is no C++ compiler here (g++, clang++ or $CXX), so steps are not compiled")
     copies_N = copies_each(recipe, samples, own)
     training = Training(
-        folder, recipe, samples, split, plan, backbone, (), shapes, cache.choice, precision, device, copies_N, own
+        folder,
+        recipe,
+        samples,
+        split,
+        plan,
+        backbone,
+        (),
+        shapes,
+        cache.choice,
+        precision,
+        device,
+        copies_N,
+        partners_named(recipe, samples),
+        own,
     )
     return replace(training, is_compiled=is_compiled)
 

@@ -124,6 +124,7 @@ class TrainRole:
         recipe: batch size, sampling, views, mixing.
         augment: what an image goes through anew each time; None where rows are computed once.
         key: seed, fold and phase.
+        teacher_NK: what the fold's teacher says; behind the targets, and mixed with them. None without a teacher.
     """
 
     rows: Rows
@@ -135,6 +136,7 @@ class TrainRole:
     recipe: Recipe
     augment: Augment | None
     key: tuple[int, int, int]
+    teacher_NK: NDArray[np.float32] | None = None
 
     @property
     def rows_per_epoch(self) -> int:
@@ -179,6 +181,8 @@ class TrainRole:
             pairs = zip(samples_B.tolist(), labels_B.tolist(), strict=True)
             rows = np.stack([self.augment(self.rows.decode(sample), label, rng) for sample, label in pairs])
         targets_BS = torch.eye(self.num_strata)[torch.from_numpy(self.strata_N[samples_B])]
+        if self.teacher_NK is not None:
+            targets_BS = torch.cat([targets_BS, torch.from_numpy(np.array(self.teacher_NK[samples_B]))], dim=1)
         mixed, targets_BS = self._mix(torch.from_numpy(rows), targets_BS, rng)
         return Batch(mixed, targets_BS, samples_B)
 

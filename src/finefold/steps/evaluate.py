@@ -30,20 +30,27 @@ from finefold.steps.run import Run
 Attributes = Mapping[str, tuple[Sequence[str], Any]]
 
 
-def evaluate(run: Run, *, by: Sequence[str] = (), progress: Progress = SILENT) -> dict[str, Any]:
+def evaluate(
+    run: Run, *, by: Sequence[str] = (), views: str | Sequence[str] = (), progress: Progress = SILENT
+) -> dict[str, Any]:
     """Scores of a run's ledger with 95 % intervals, per class, attribute and fold, as JSON values.
 
     Args:
         run: a finished run.
         by: columns to break errors down by, see `columns.slices_by`; they come under the key `by`.
+        views: to be measured, each beside those before it, or `recipe`; what they add comes under the key `views`.
         progress: told of images that are read for that.
 
     Raises:
-        UsageError: there is no such column.
-        RunError: the ledger is broken.
+        UsageError: there is no such column or view.
+        RunError: the ledger is broken, or images that are asked about again are not what they were.
     """
     ledger = run.ledger()
     found = score(ledger, run.space.attribute_table(), run.recipe, was_chosen="chosen" in run.manifest)
+    if views:
+        from finefold.steps.views import chosen_views, view_gains  # torch
+
+        found["views"] = view_gains(run, chosen_views(run, views), progress=progress)
     if not by:
         return found
     whole = ledger.known()

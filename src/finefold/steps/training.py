@@ -17,6 +17,7 @@ from finefold.metrics.classification import confusion_matrix, log_loss_N, scores
 from finefold.nn.averaging import make_average
 from finefold.nn.backbones import IMAGES, Backbone
 from finefold.nn.classifier import Classifier, JointLogits, Tail
+from finefold.nn.distilling import Taught
 from finefold.nn.engines import Choice
 from finefold.nn.features import PLAIN, PrefixCache
 from finefold.nn.freezing import FreezePlan, PhasePlan
@@ -51,6 +52,7 @@ class Training:
         device: of the steps.
         own: what the user brought from Python.
         is_compiled: whether steps are.
+        teacher_FNK: what each fold's teacher says of the samples, see `steps.teaching`; None without a teacher.
     """
 
     folder: RunFolder
@@ -66,6 +68,7 @@ class Training:
     device: torch.device
     own: Own = NOTHING
     is_compiled: bool = False
+    teacher_FNK: NDArray[np.float32] | None = None
 
     @classmethod
     def read(cls, folder: RunFolder, attribute: str | None = None, own: Own = NOTHING) -> "Training":
@@ -86,6 +89,7 @@ class Training:
             torch.device(told["device"]),
             own,
             told["compiled"],
+            np.load(folder.teacher, mmap_mode="r") if folder.teacher.is_file() else None,
         )
         return training.of(attribute)
 
@@ -155,6 +159,7 @@ def train_role(training: Training, plan: PhasePlan, samples: NDArray[np.int64], 
         recipe,
         augment if plan.cut == IMAGES else None,
         key,
+        None if training.teacher_FNK is None else training.teacher_FNK[key[1]],
     )
 
 
@@ -180,7 +185,16 @@ def head_losses(training: Training, trained: NDArray[np.int64]) -> HeadLosses:
         {name: recipe.loss.attributes.get(name, 1.0) for name in members},
         {name: share for name, share in shares.items() if share < 1},
         spread,
+        None if training.teacher_FNK is None else _taught(training, list(members)),
     )
+
+
+def _taught(training: Training, heads: Sequence[str]) -> Taught:
+    """How a teacher's probabilities of the joint classes come to each head."""
+    space, said = training.samples.space, training.recipe.distill
+    codes = {JOINT: np.arange(space.num_classes), **space.attribute_codes()}
+    members = {name: torch.eye(int(codes[name].max()) + 1)[torch.from_numpy(codes[name])] for name in heads}
+    return Taught(members, said.weight, said.temperature)
 
 
 def _counts_S(strata: Strata, trained: NDArray[np.int64]) -> NDArray[np.int64]:

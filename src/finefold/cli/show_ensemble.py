@@ -128,7 +128,7 @@ def board(found: "Board", *, as_json: bool) -> None:
     rows = [
         (
             line.name,
-            interval_of(line.scores.get(found.by)),
+            interval_of(line.scores[found.by]) if found.by in line.scores else "none",
             f"{line.minutes:.1f}",
             line.written[:16].replace("T", " "),
             *((line.split[:6],) if found.num_splits > 1 else ()),

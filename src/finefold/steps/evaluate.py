@@ -46,7 +46,7 @@ def evaluate(
         RunError: the ledger is broken, or images that are asked about again are not what they were.
     """
     ledger = run.ledger()
-    found = score(ledger, run.space.attribute_table(), run.recipe, was_chosen="chosen" in run.manifest)
+    found = score(ledger, run.space.attribute_table(), run.recipe, selected=selection_of(run))
     if views:
         from finefold.steps.views import chosen_views, view_gains  # torch
 
@@ -71,14 +71,14 @@ def evaluate(
     }
 
 
-def score(ledger: Ledger, attributes: Attributes, recipe: Recipe, *, was_chosen: bool = False) -> dict[str, Any]:
+def score(ledger: Ledger, attributes: Attributes, recipe: Recipe, *, selected: Sequence[str] = ()) -> dict[str, Any]:
     """The ledger in numbers; the same ledger and recipe give the same numbers.
 
     Args:
         ledger: out-of-fold predictions.
         attributes: `LabelSpace.attribute_table()`.
         recipe: says how many resamples, and the seed.
-        was_chosen: whether what trains was measured on a fold, see `recipe choose`.
+        selected: in what the held-out samples had a say, see `selection_of`.
     """
     probs_NK, labels_N = ledger.predictions.probs_NK, ledger.labels_N
     names, groups_N = ledger.predictions.class_names, np.asarray(ledger.groups)
@@ -114,7 +114,7 @@ def score(ledger: Ledger, attributes: Attributes, recipe: Recipe, *, was_chosen:
             },
         },
         "calibration": calibration(ledger.known(), recipe),
-        "selection": list(selection(recipe, was_chosen=was_chosen)),
+        "selection": list(selected),
     }
 
 
@@ -163,6 +163,12 @@ def rankings(
 def _attribute_labels(ledger: Ledger, attributes: Attributes) -> dict[str, Any]:
     """Per attribute [N] true codes, -1 where missing."""
     return ledger.attribute_labels({name: codes_K for name, (_, codes_K) in attributes.items()})
+
+
+def selection_of(run: Run) -> tuple[str, ...]:
+    """As `selection`, of a finished run: also of what it was made of, or learned from."""
+    own = selection(run.recipe, was_chosen="chosen" in run.manifest)
+    return tuple(dict.fromkeys((*own, *run.manifest.get("selection", ()))))
 
 
 def selection(recipe: Recipe, *, was_chosen: bool = False) -> tuple[str, ...]:

@@ -7,39 +7,28 @@ Shapes: N samples, R runs.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from finefold.data.predictions import Predictions, write_parquet
 from finefold.data.splits import read_split
 from finefold.ensemble import Goal
 from finefold.errors import RunError, UsageError
 from finefold.metrics.paired import SCORES, Difference, Drawn, draw
-from finefold.nn.classifier import Classifier, Tail
-from finefold.nn.devices import training_device
-from finefold.nn.infer import read_fold
-from finefold.nn.soups import mean_state, moved_norms, recompute_norms
-from finefold.nn.weights import read_header, read_state, write_weights
+from finefold.nn.weights import read_header, read_state
 from finefold.recipe.loader import dump_recipe
-from finefold.recipe.training import View
 from finefold.runs.folder import RunFolder, write_json, write_text
 from finefold.runs.provenance import provenance, text_hash
 from finefold.steps.aligning import aligned_ledgers, run_names
-from finefold.steps.asking import Asked
-from finefold.steps.effort import ledger_views
+from finefold.steps.evaluate import selection_of
 from finefold.steps.outputs import write_results
+from finefold.steps.pot import Places, Pot, weights_file
 from finefold.steps.progress import SILENT, Progress
 from finefold.steps.run import FOLD_SOUP, Run, open_run
-from finefold.steps.training import quick_scores, views_needed
-
-Places = tuple[int, ...]  # of runs among those that were given
-BATCH = 64  # rows whose statistics are taken together
 
 
 @dataclass(frozen=True)
@@ -110,7 +99,7 @@ def make_soup(
     about = [{"name": name, **run.manifest["hashes"]} for name, run in zip(names, opened, strict=True)]
     fingerprint = {"recipe": text_hash(f"soup {greedy} {goal} {over_folds} {recompute} {about}")}
     with folder.begun(fingerprint):
-        pot = _Pot.of(opened, names, folder, recompute, progress)
+        pot = Pot.of(opened, names, folder, recompute, progress)
         told: dict[str, Any] = {"greedy": greedy, "goal": goal, "over_folds": over_folds, "norms": list(pot.norms)}
         if over_folds:
             everyone = tuple((place, fold) for place in range(len(opened)) for fold in range(opened[0].num_folds))
@@ -123,7 +112,8 @@ def make_soup(
             for place in range(len(opened)):  # for `_judged`, while there is a place to work in
                 pot.said((place,))
         members = [[names[place] for place in places] for places in chosen]
-        _finish(folder, opened[0], {**told, "members": about, "folds": members}, fingerprint, start, over_folds)
+        told |= {"members": about, "folds": members}
+        _finish(folder, opened, told, fingerprint, start, over_folds)
     made = Soup(open_run(folder.path, network=opened[0].network), tuple(names), tuple(map(tuple, members)))
     return made if over_folds else _judged(made, pot, goal)
 
@@ -152,10 +142,10 @@ def _check_usage(runs: Sequence[Run], names: Sequence[str], *, greedy: bool, ove
 
 def _check_alike(runs: Sequence[Run], names: Sequence[str]) -> None:
     """Weights can be averaged only where they are of the same parts of the same network."""
-    first, first_header = runs[0], read_header(_weights(runs[0], 0))
+    first, first_header = runs[0], read_header(weights_file(runs[0], 0))
     shapes = _shapes(runs[0])
     for name, run in zip(names[1:], runs[1:], strict=True):
-        header = read_header(_weights(run, 0))
+        header = read_header(weights_file(run, 0))
         what = None
         if run.manifest["backbone"] != first.manifest["backbone"]:
             what = f"they start from other weights ({first.backbone.name}, {run.backbone.name})"
@@ -179,140 +169,11 @@ def _check_alike(runs: Sequence[Run], names: Sequence[str]) -> None:
             )
 
 
-def _weights(run: Run, fold: int) -> Path:
-    file = run.fold_weights(fold)
-    assert isinstance(file, Path)
-    return file
-
-
 def _shapes(run: Run) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(value.shape) for name, value in read_state(_weights(run, 0)).items()}
+    return {name: tuple(value.shape) for name, value in read_state(weights_file(run, 0)).items()}
 
 
-@dataclass
-class _Pot:
-    """Models that may go into a soup, and what soups of them say.
-
-    Args:
-        runs: [R].
-        asked: the first run's models, on rows that serve every soup.
-        norms: batch norms whose statistics differ.
-        folder: of the new run.
-    """
-
-    runs: Sequence[Run]
-    asked: Asked
-    norms: tuple[str, ...]
-    folder: RunFolder
-    progress: Progress
-    found: dict[Places, NDArray[np.float64]] = field(default_factory=dict)
-
-    @classmethod
-    def of(
-        cls, runs: Sequence[Run], names: Sequence[str], folder: RunFolder, recompute: bool, progress: Progress
-    ) -> "_Pot":
-        """Opens the models.
-
-        Raises:
-            RunError: batch norms trained, and nobody asked for their statistics anew.
-        """
-        states = [read_state(_weights(run, fold)) for run in runs for fold in range(run.num_folds)]
-        norms = moved_norms(states)
-        if norms and not recompute:
-            raise RunError(
-                f"batch norms kept averaging while {' and '.join(f'`{name}`' for name in names)} trained, and the mean "
-                f"of their statistics is that of no model's inputs ({len(norms)} of them, e.g. `{norms[0]}`)",
-                "add --recompute-norms: statistics of the averaged model anew, on the training images",
-            )
-        views = views_needed(runs[0].recipe) if norms else ledger_views(runs[0])
-        return cls(runs, Asked.of(runs[0], views, progress), norms, folder, progress)
-
-    @property
-    def views(self) -> tuple[View, ...]:
-        """Those that the ledger is of."""
-        return ledger_views(self.runs[0])
-
-    def trained_by(self, fold: int | None) -> NDArray[np.int64]:
-        """Places of the samples that a fold trains on; all that train where it is None."""
-        is_trained_N = (self.asked.samples.train_codes_NA >= 0).any(axis=1)
-        return np.flatnonzero(is_trained_N if fold is None else is_trained_N & (self.asked.folds_N != fold))
-
-    def cook(self, models: Sequence[tuple[int, int]], file: Path, trained: NDArray[np.int64]) -> None:
-        """Writes the mean of some runs' folds' weights.
-
-        Args:
-            models: numbers of run and fold.
-            file: where to.
-            trained: places of the samples that statistics of norms are taken on.
-        """
-        state = mean_state([read_state(_weights(self.runs[place], fold)) for place, fold in models])
-        header = read_header(_weights(self.runs[models[0][0]], models[0][1]))
-        write_weights(file, state, header)
-        if self.norms and len(models) > 1:
-            device = training_device()
-            classifier = Classifier.read(self.asked.model.backbone, file, self.asked.run.space)
-            tail = Tail(classifier, self.asked.model.backbone).to(device)
-            recompute_norms(tail, self.norms, self._batches(trained), device)
-            again = classifier.state_dict()
-            write_weights(file, {name: again[name].cpu() for name in state}, header)
-
-    def _batches(self, trained: NDArray[np.int64]) -> Iterator[torch.Tensor]:
-        """Training rows in random order, each under a view drawn for its batch."""
-        recipe = self.asked.run.recipe
-        rng = np.random.default_rng(recipe.seed)
-        order = rng.permutation(trained)
-        for start in range(0, len(order), BATCH):
-            part = order[start : start + BATCH]
-            if len(part) > 1 or start == 0:
-                view = recipe.augment.views[rng.integers(len(recipe.augment.views))]
-                yield torch.from_numpy(self.asked.rows.read(part, view))
-
-    def said(self, places: Places) -> NDArray[np.float64]:
-        """[N, K] out-of-fold probabilities of the soup of some runs."""
-        if places not in self.found:
-            folds = []
-            for fold in range(self.runs[0].num_folds):
-                file = self.folder.work / f"soup-{fold}.safetensors"
-                self.cook([(place, fold) for place in places], file, self.trained_by(fold))
-                folds.append(read_fold(self.asked.model.backbone, file, self.asked.run.space))
-            asked = self.asked.with_folds(folds)
-            with self.progress.stage("soup", len(asked.samples) * len(self.views), "samples") as advance:
-                found = [asked.out_of_fold(view, advance=advance) for view in self.views]
-            self.found[places] = np.asarray(np.mean(found, axis=0))
-        return self.found[places]
-
-    def greedy(self, goal: Goal) -> list[Places]:
-        """For every fold, the runs that serve the other folds' samples together."""
-        labels_N, folds_N = self.asked.samples.labels_N, self.asked.folds_N
-        chosen = []
-        for fold in range(self.runs[0].num_folds):
-            rows = (folds_N != fold) & (labels_N >= 0)
-
-            def goal_of(places: Places, rows: NDArray[np.bool_] = rows) -> float:
-                value = quick_scores(self.said(places)[rows], labels_N[rows])[goal]
-                return -value if goal == "log_loss" else value
-
-            chosen.append(greedy_places(len(self.runs), goal_of))
-        return chosen
-
-
-def greedy_places(num_runs: int, goal_of: Callable[[Places], float]) -> Places:
-    """The best run, then each further one, best first, where the soup is not worse with it.
-
-    References:
-        Wortsman et al., Model soups, ICML 2022, recipe 1 (GreedySoup).
-    """
-    order = sorted(range(num_runs), key=lambda place: -goal_of((place,)))
-    chosen: Places = (order[0],)
-    best = goal_of(chosen)
-    for place in order[1:]:
-        trial = tuple(sorted((*chosen, place)))
-        if (value := goal_of(trial)) >= best:
-            chosen, best = trial, value
-    return chosen
-
-
-def _write_folds(folder: RunFolder, pot: _Pot, chosen: Sequence[Places]) -> None:
+def _write_folds(folder: RunFolder, pot: Pot, chosen: Sequence[Places]) -> None:
     """Every fold's weights and predictions, the ledger, its numbers and pictures."""
     run, samples, folds_N = pot.runs[0], pot.asked.samples, pot.asked.folds_N
     probs_NK = np.empty((len(samples), run.space.num_classes))
@@ -323,20 +184,26 @@ def _write_folds(folder: RunFolder, pot: _Pot, chosen: Sequence[Places]) -> None
     frame = predictions.to_frame()
     for fold in range(len(chosen)):
         write_parquet(frame.filter((folds_N == fold).tolist()), folder.fold_valid(fold))
-    was_chosen = any("chosen" in one.manifest for one in pot.runs)
-    split = read_split(run.folder.split)
-    write_results(folder, predictions, samples, split, run.recipe, (), was_chosen=was_chosen)
+    split, was_chosen = read_split(run.folder.split), "chosen" in run.manifest
+    inherited = _inherited(pot.runs)
+    write_results(folder, predictions, samples, split, run.recipe, (), was_chosen=was_chosen, inherited=inherited)
+
+
+def _inherited(runs: Sequence[Run]) -> list[str]:
+    """In what the held-out samples had a say for any of the members."""
+    return list(dict.fromkeys(sentence for run in runs for sentence in selection_of(run)))
 
 
 def _finish(
     folder: RunFolder,
-    first: Run,
+    runs: Sequence[Run],
     told: Mapping[str, Any],
     fingerprint: Mapping[str, str],
     start: float,
     over_folds: bool,
 ) -> None:
     """What the members share is the first one's; the manifest last."""
+    first = runs[0]
     mine = (folder.data, folder.samples, folder.split, folder.findings, folder.boxes)
     theirs = (first.folder.data, first.folder.samples, first.folder.split, first.folder.findings, first.folder.boxes)
     for to, source in zip(mine, theirs, strict=True):
@@ -356,12 +223,13 @@ def _finish(
             **({"kind": FOLD_SOUP} if over_folds else {}),
             "num_folds": 1 if over_folds else first.num_folds,
             "hashes": {**first.manifest["hashes"], **fingerprint},
+            "selection": _inherited(runs),
             "soup": dict(told),
         }
     )
 
 
-def _judged(made: Soup, pot: _Pot, goal: Goal) -> Soup:
+def _judged(made: Soup, pot: Pot, goal: Goal) -> Soup:
     """With every member's scores, asked on the same views, and what the soup gains on the best of them."""
     ledger = made.run.ledger()
     table = Predictions(tuple(pot.asked.samples.ids), pot.said((0,)), made.run.space.class_names)

@@ -28,6 +28,7 @@ from finefold.runs.folder import RunFolder
 from finefold.runs.provenance import provenance, text_hash
 from finefold.steps.boxes import Boxes, boxes_of, with_boxes
 from finefold.steps.choosing import Chosen, choose
+from finefold.steps.evaluate import selection_of
 from finefold.steps.heads import Fitted, fit_heads
 from finefold.steps.history import write_histories
 from finefold.steps.outputs import train_shares, write_folds, write_inputs, write_results
@@ -152,7 +153,10 @@ def _train_into(
         predictions, about = tuned.predictions, {**_about_plan(training.plan), **about_teacher, **tuned.to_dict()}
         write_histories(folder, chosen, samples, num_folds=folds.num_folds)
     findings = (*features.findings, *misses)
-    scores = write_results(folder, predictions, samples, folds, chosen, findings, was_chosen=bool(measured))
+    inherited = about.get("selection", ())
+    scores = write_results(
+        folder, predictions, samples, folds, chosen, findings, was_chosen=bool(measured), inherited=inherited
+    )
     tell({"kind": "end", "scores": scores})
     return {**_about_run(chosen, samples, folds, cache, features, fitted, about, own), **measured}
 
@@ -164,7 +168,10 @@ def _taught(folder: RunFolder, teacher: Run, samples: SampleTable, split: Split,
         with whole_or_nothing(folder.teacher) as unfinished, unfinished.open("wb") as file:
             np.save(file, said_FNK)
     progress.say(f"teacher: {teacher.folder.path}, each fold by its own models")
-    return {"teacher": {"path": str(teacher.folder.path.resolve()), "hashes": teacher.manifest["hashes"]}}
+    return {
+        "selection": list(selection_of(teacher)),
+        "teacher": {"path": str(teacher.folder.path.resolve()), "hashes": teacher.manifest["hashes"]},
+    }
 
 
 def _choose(

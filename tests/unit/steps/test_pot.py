@@ -1,6 +1,6 @@
-"""steps.soup: which runs a greedy soup is of."""
+"""steps.pot: which runs a greedy soup is of."""
 
-from finefold.steps.soup import greedy_places
+from finefold.steps.pot import greedy_places
 
 
 def test_greedy_starts_with_the_best_and_takes_what_does_not_harm():

@@ -5,7 +5,7 @@ TESTS_AT_ONCE ?= 2# processes; a file's tests stay together, as many share what 
 PYTEST = $(BIN)/pytest -n $(TESTS_AT_ONCE) --dist loadfile
 INSTALLED := .venv/.installed
 
-.PHONY: demo setup test test-all check format bench-probe bench-inside bench-train bench-stream clean
+.PHONY: demo setup test test-all check format bench-probe bench-inside bench-train bench-stream bench-decide clean
 
 demo: $(INSTALLED)  ## install, then run the main job on real images
 	rm -rf finefold-demo
@@ -45,6 +45,9 @@ bench-train: $(INSTALLED)  ## training beside fastai and Lightning, in an enviro
 
 bench-stream: $(INSTALLED)  ## memory of predicting 1,000 and 50,000 images, and what a few cost beyond their work
 	$(BIN)/python benchmarks/streaming.py
+
+bench-decide: $(INSTALLED)  ## bootstrap, greedy selection, class shares, counts; folds times views on a frozen prefix
+	$(BIN)/python benchmarks/decide.py
 
 clean:
 	rm -rf finefold-demo .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

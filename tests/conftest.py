@@ -125,3 +125,42 @@ def runs(portraits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     train(data, overrides=[folds, "model.heads=per_attribute"], out=home / "apart")
     train(data, overrides=[folds, "probe.strengths=[1000000.0]"], out=home / "weak")
     return home
+
+
+TUNED = """
+[split]
+folds = 2
+[image]
+size_px = 64
+[model]
+engine = "torch"
+precision = "fp32"
+[[phase]]
+trainable = "head"
+until = "probe"
+[[phase]]
+trainable = "last:1"
+until = "2 epochs"
+[predict]
+views = ["plain", "hflip"]
+[train]
+batch_size = 8
+"""
+
+
+@pytest.fixture(scope="session")
+def tuned_runs(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of two networks tuned on the small pictures, `first` and `second`, one split and other seeds."""
+    from finefold.steps.init import init
+    from finefold.steps.reading import read_data
+    from finefold.steps.split import make_split
+    from finefold.steps.train import train
+
+    home = tmp_path_factory.mktemp("tuned-runs")
+    init(shapes, out=home / "data.toml")
+    (home / "recipe.toml").write_text(TUNED)
+    data = read_data(home / "data.toml")
+    split = make_split(data, folds=2)
+    for seed, name in enumerate(("first", "second")):
+        train(data, split, recipe=str(home / "recipe.toml"), overrides=[f"seed={seed}"], out=home / name)
+    return home

@@ -34,11 +34,13 @@ if TYPE_CHECKING:
     from finefold.steps.evaluate import evaluate
     from finefold.steps.init import init
     from finefold.steps.own import Own
+    from finefold.steps.pick import Picked, pick
     from finefold.steps.predict import predict
     from finefold.steps.pseudo import PseudoLabelled, pseudo
     from finefold.steps.reading import Data, read_data
     from finefold.steps.run import Run, open_run
     from finefold.steps.runs import Board, list_runs
+    from finefold.steps.soup import Soup, make_soup
     from finefold.steps.split import make_split
     from finefold.steps.train import train
 
@@ -64,6 +66,7 @@ _HOME = {
     "Ledger": "data.predictions",
     "Match": "nn.transplant",
     "Own": "steps.own",
+    "Picked": "steps.pick",
     "Predictions": "data.predictions",
     "Preprocessing": "data.preprocessing",
     "PseudoLabelled": "steps.pseudo",
@@ -71,6 +74,7 @@ _HOME = {
     "Run": "steps.run",
     "SampleTable": "data.samples",
     "Score": "metrics.intervals",
+    "Soup": "steps.soup",
     "Split": "data.splits",
     "apply_settings": "nn.settings",
     "audit": "steps.audit",
@@ -88,9 +92,11 @@ _HOME = {
     "list_runs": "steps.runs",
     "load_recipe": "recipe.loader",
     "make_ensemble": "steps.ensemble",
+    "make_soup": "steps.soup",
     "make_split": "steps.split",
     "match_weights": "nn.transplant",
     "open_run": "steps.run",
+    "pick": "steps.pick",
     "predict": "steps.predict",
     "pseudo": "steps.pseudo",
     "read_data": "steps.reading",
@@ -119,6 +125,7 @@ __all__ = [
     "Ledger",
     "Match",
     "Own",
+    "Picked",
     "Predictions",
     "Preprocessing",
     "PseudoLabelled",
@@ -126,6 +133,7 @@ __all__ = [
     "Run",
     "SampleTable",
     "Score",
+    "Soup",
     "Split",
     "apply_settings",
     "audit",
@@ -143,9 +151,11 @@ __all__ = [
     "list_runs",
     "load_recipe",
     "make_ensemble",
+    "make_soup",
     "make_split",
     "match_weights",
     "open_run",
+    "pick",
     "predict",
     "pseudo",
     "read_data",

@@ -178,3 +178,48 @@ def test_a_damaged_run_is_told(name, damage, job, tmp_path, capsys):
     assert "error: " in said.err
     assert name in said.err or "is not a finished run" in said.err
     assert not said.out
+
+
+def test_what_each_view_adds(tuned_runs, capsys):
+    """--views asks the folds' models again: x, each line adds to the last."""
+    run = tuned_runs / "first"
+    assert main(["evaluate", str(run), "--views", "recipe", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    lines = found["views"]["lines"]
+    assert [line["views"] for line in lines] == [["plain"], ["plain", "hflip"]]
+    assert lines[-1]["log_loss"]["value"] == pytest.approx(found["log_loss"]["value"], abs=1e-6)
+    assert lines[0]["gain"] == {}
+    gap = lines[0]["log_loss"]["value"] - lines[1]["log_loss"]["value"]
+    assert lines[1]["gain"]["log_loss"]["value"] == pytest.approx(gap)
+    assert main(["evaluate", str(run), "--views", "hflip,vflip"]) == 0
+    said = capsys.readouterr().out
+    assert "what each view adds to those before it, out of fold" in said
+    assert "+ vflip" in said
+
+
+def test_views_of_a_probe(job, capsys):
+    """A probe's heads are asked under any view; the plain one gives its ledger's score."""
+    assert main(["evaluate", str(job.run), "--views", "plain,hflip", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["views"]["lines"][0]["macro_f1"] == pytest.approx(found["macro_f1"])
+    assert len(found["views"]["lines"]) == 2
+
+
+def test_views_that_cannot_be_measured_are_told(job, runs, tmp_path, capsys):
+    """Views that there are none of, views of an ensemble, and images that changed since are told."""
+    from finefold.steps.ensemble import make_ensemble
+
+    assert main(["evaluate", str(job.run), "--views", "plain,sideways"]) == 2
+    assert "there is no view `sideways`" in capsys.readouterr().err
+    assert main(["evaluate", str(job.run), "--views", "plain,plain"]) == 2
+    assert "views are to be different" in capsys.readouterr().err
+    make_ensemble([runs / "joint", runs / "apart"], out=tmp_path / "both", by="mean")
+    assert main(["evaluate", str(tmp_path / "both"), "--views", "recipe"]) == 2
+    assert "is an ensemble: each member has views of its own" in capsys.readouterr().err
+    shutil.copytree(job.run, tmp_path / "run")
+    weights = sorted((tmp_path / "run").glob("fold-*/weights.safetensors"))
+    shutil.copyfile(weights[1], weights[0])
+    weights[0].replace(weights[1])
+    shutil.copyfile(weights[2], weights[0])
+    assert main(["evaluate", str(tmp_path / "run"), "--views", "plain"]) == 1
+    assert "say something else of its samples than its ledger does" in capsys.readouterr().err

@@ -21,6 +21,13 @@ def evaluate(
     pictures: Annotated[
         Path | None, typer.Option(help="draw confusions, curves and reliability into this folder", metavar="FOLDER")
     ] = None,
+    views: Annotated[
+        str | None,
+        typer.Option(
+            help="what each view of the images adds, e.g. plain,hflip,vflip; `recipe` for those of [predict]",
+            metavar="VIEWS",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Print a run's scores with 95 % intervals. Out of fold: overall, per attribute, class and fold."""
@@ -32,7 +39,7 @@ def evaluate(
 
     opened = open_run(run)
     with progress() as told:
-        found = step(opened, by=by or (), progress=told)
+        found = step(opened, by=by or (), views=views or (), progress=told)
     files = () if pictures is None else write_pictures(opened, found, pictures)
     show_scores.scores(found, pictures=files, as_json=as_json)
 
@@ -76,25 +83,48 @@ def predict(
         Literal["fitted", "mean", "product"],
         typer.Option(help="what a group's images are worth: as serves the ledger best, one image, or every one"),
     ] = "fitted",
+    counts: Annotated[
+        Path | None,
+        typer.Option(help="a TOML file of how many images there are of each class, by design", metavar="FILE"),
+    ] = None,
+    counts_in: Annotated[
+        str | None,
+        typer.Option(
+            help="the counts hold in each of these groups: a column of the template, or a CSV with id and group",
+            metavar="COLUMN|FILE",
+        ),
+    ] = None,
+    folds: Annotated[int | None, typer.Option(min=1, help="answer with so many folds' models; all by default")] = None,
+    views: Annotated[
+        str | None,
+        typer.Option(help="views of each image, e.g. plain,hflip; as the recipe says by default", metavar="VIEWS"),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Answer for new images, as a checked submission. The answer is the mean of all folds."""
     if (pool is None) != (groups is None):
         lacking = "--groups: which images belong together" if groups is None else "--pool: what they share"
         raise typer.BadParameter(f"--pool and --groups go together; missing {lacking}")
+    if counts is None and counts_in is not None:
+        raise typer.BadParameter("--counts-in says where counts hold; missing --counts FILE")
+    if counts is not None and pool is not None:
+        raise typer.BadParameter("--counts and --pool both decide over many images at once: say one of them")
     from finefold.cli import show
     from finefold.cli.progress import progress
 
     with progress() as told:
         with told.stage("starting", 0, ""):
+            from finefold.steps.counts import read_counts
+            from finefold.steps.effort import Effort
             from finefold.steps.pooling import Pooling
             from finefold.steps.predict import write_answers
             from finefold.steps.run import open_run
-        rule = None
+            from finefold.steps.views import chosen_views
+        opened, rule = open_run(run), None
         if pool is not None and groups is not None:
             rule = Pooling(tuple(name.strip() for name in pool.split(",") if name.strip()), groups, pool_rule)
         answers, written = write_answers(
-            open_run(run),
+            opened,
             images,
             out=out,
             boxes=boxes,
@@ -102,6 +132,8 @@ def predict(
             overrides=override or [],
             adapt_prior=adapt_prior,
             pooling=rule,
+            counts=None if counts is None else read_counts(counts, opened.space, counts_in),
+            effort=Effort(folds, None if views is None else chosen_views(opened, views)),
             progress=told,
         )
     show.answers(answers, written, as_json=as_json)

@@ -185,6 +185,10 @@ def train(
     plot_lr: Annotated[
         Path | None, typer.Option(help="draw the learning rates there and train nothing", metavar="FILE.svg")
     ] = None,
+    teacher: Annotated[
+        Path | None,
+        typer.Option(help="a run to learn from besides labels, each fold from its own model", metavar="RUN"),
+    ] = None,
     track: Annotated[
         list[str] | None, typer.Option(help="keep curves: tensorboard, mlflow or wandb; repeat it", metavar="NAME")
     ] = None,
@@ -207,7 +211,7 @@ def train(
         with told.stage("starting", 0, ""):
             from finefold.steps.reading import read_data
             from finefold.steps.train import train as step
-        made = step(read_data(data), split, recipe=chosen, out=out, track=track or [], progress=told)
+        made = step(read_data(data), split, recipe=chosen, out=out, teacher=teacher, track=track or [], progress=told)
     show.trained(made, as_json=as_json)
 
 
@@ -227,6 +231,8 @@ app.command(epilog="Example: finefold correct runs/first runs/balanced --set aft
 app.command(epilog="Example: finefold ensemble runs/first runs/second --by greedy --out runs/both")(
     decide_verbs.ensemble
 )
+app.command(epilog="Example: finefold soup runs/first runs/second --greedy --out runs/soup")(decide_verbs.soup)
+app.command(epilog="Example: finefold pick runs/first runs/soup --budget-ms 20")(decide_verbs.pick)
 app.command(epilog="Example: finefold runs runs --by accuracy")(decide_verbs.runs)
 
 

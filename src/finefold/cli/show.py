@@ -191,6 +191,8 @@ def answers(made: "Tally", written: Any, *, as_json: bool) -> None:
     for one in about["corrections"]:
         if one["kind"] == "pool":
             _pooled(one)
+        elif one["kind"] == "counts":
+            show_correct.counted(one)
         elif one["kind"] == "after":
             show_correct.adapted(one)
     if expected_f1 := about["expected"].get("macro_f1"):

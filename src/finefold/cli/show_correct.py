@@ -83,3 +83,15 @@ def _between(score: Mapping[str, float]) -> str:
 
 def _signed(one: "Difference | None") -> str:
     return "no sample" if one is None else f"{one.value:+.3f}  [{one.low:+.3f}, {one.high:+.3f}]"
+
+
+def counted(one: Mapping[str, Any]) -> None:
+    """What counts known by design did, and what they give where the truth is known."""
+    where = "" if one["each"] is None else f" in each of {one['groups']:,} groups"
+    gap, ledger = one["ledger"]["difference"], one["ledger"]
+    say(
+        f"answers have the counts of {one['file']}{where}",
+        "transductive: an answer depends on which images are asked together",
+        f"told its own counts, the ledger's macro F1 goes from {ledger['before']:.3f} to {ledger['after']:.3f}"
+        + ("" if gap is None else f": {gap['value']:+.3f}  [{gap['low']:+.3f}, {gap['high']:+.3f}]"),
+    )

@@ -7,7 +7,9 @@ from finefold.cli.show import interval_of
 
 if TYPE_CHECKING:
     from finefold.steps.ensemble import Ensemble
+    from finefold.steps.pick import Picked
     from finefold.steps.runs import Board
+    from finefold.steps.soup import Soup
 
 NAMES = {
     "macro_f1": "macro F1",
@@ -46,6 +48,77 @@ def combined(made: "Ensemble", *, as_json: bool) -> None:
     )
 
 
+def souped(made: "Soup", *, as_json: bool) -> None:
+    """What went into each fold's model, and what the soup gains on the best member; over folds, that nobody can say."""
+    if as_json:
+        print_json(made.to_dict())
+        return
+    folder = made.run.folder.path
+    if not made.run.has_ledger:
+        say(
+            f"one model of {' + '.join(made.members)}, all folds averaged",
+            "no score: every sample was trained on by most of what is in it; try it on images of which you keep labels",
+            f"run: {folder}",
+            "",
+            f"next: finefold predict {folder} FOLDER",
+        )
+        return
+    rows = [
+        (
+            name,
+            ", ".join(str(fold) for fold, names in enumerate(made.folds) if name in names) or "none",
+            *(f"{scores[key]:.3f}" for key in NAMES),
+        )
+        for name, scores in made.scores.items()
+    ]
+    table("members, weights averaged fold by fold", ("run", "in the models of folds", *NAMES.values()), rows)
+    found = made.run.scores()
+    rows = [
+        (
+            label,
+            interval_of(found[key]),
+            "" if gap is None else f"{gap.value:+.3f}  [{gap.low:+.3f}, {gap.high:+.3f}]",
+        )
+        for (key, label), gap in zip(NAMES.items(), made.gains.values(), strict=True)
+    ]
+    table("out of fold, 95 % intervals", ("score", "soup", f"better than {made.best} by"), rows)
+    say(
+        f"run: {folder}",
+        "",
+        f"next: finefold compare {folder} RUN     # or evaluate, predict: it is a run like any other",
+    )
+
+
+def picked(found: "Picked", *, as_json: bool) -> None:
+    """Every way to answer, cheapest first, and what to give `predict`."""
+    if as_json:
+        print_json(found.to_dict())
+        return
+    label = NAMES[found.by]
+    rows = []
+    for place, way in enumerate(found.ways):
+        gap = way.gap
+        rows.append(
+            (
+                f"{way.name}{' *' if place == found.taken else ''}",
+                way.says,
+                str(way.models),
+                f"{way.ms:.1f}",
+                interval_of(way.scores[found.by].to_dict()) if way.scores else "cannot be told",
+                "" if gap is None else f"{gap.value:+.3f}  [{gap.low:+.3f}, {gap.high:+.3f}]",
+            )
+        )
+    columns = ("run", "answers with", "passes", "ms an image", f"{label}, 95 % interval", "less the best")
+    table(f"{label} against time, {found.num_images} images timed on this machine", columns, rows)
+    say("a mean over folds has the score of one fold here, which it rarely falls below: no sample can tell out of fold")
+    if found.taken is None:
+        say("", "take the best with --best, or the best within a time with --budget-ms MS")
+        return
+    way = found.ways[found.taken]
+    say(f"* {way.name} with {way.says}: {label} {way.scores[found.by].value:.3f}, {way.ms:.1f} ms an image")
+    say("", f"next: {way.command}")
+
+
 def board(found: "Board", *, as_json: bool) -> None:
     """Finished runs, best first, with what tells their recipes apart."""
     if as_json:
@@ -55,7 +128,7 @@ def board(found: "Board", *, as_json: bool) -> None:
     rows = [
         (
             line.name,
-            interval_of(line.scores.get(found.by)),
+            interval_of(line.scores[found.by]) if found.by in line.scores else "none",
             f"{line.minutes:.1f}",
             line.written[:16].replace("T", " "),
             *((line.split[:6],) if found.num_splits > 1 else ()),

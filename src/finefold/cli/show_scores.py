@@ -25,6 +25,8 @@ def scores(found: Mapping[str, Any], *, pictures: Sequence[Path], as_json: bool)
     _calibration(found["calibration"])
     for column, rows in found.get("by", {}).items():
         _slices(column, rows)
+    if "views" in found:
+        _views(found["views"])
     if pictures:
         say(f"pictures: {', '.join(map(str, pictures))}")
 
@@ -166,6 +168,25 @@ def _slices(column: str, rows: Sequence[Mapping[str, Any]]) -> None:
         )
     columns = (column, "samples", "groups", "accuracy", "less accuracy elsewhere", "macro F1", "log loss")
     table(f"by {column}", columns, shown)
+
+
+def _views(found: Mapping[str, Any]) -> None:
+    shown = []
+    for line in found["lines"]:
+        gap = line["gain"].get("macro_f1")
+        shown.append(
+            (
+                line["view"] if not line["gain"] else f"+ {line['view']}",
+                interval_of(line["macro_f1"]),
+                "" if gap is None else f"{gap['value']:+.3f}  [{gap['low']:+.3f}, {gap['high']:+.3f}]",
+                "" if gap is None else as_share(gap["better"]),
+                f"{line['accuracy']['value']:.3f}",
+                f"{line['log_loss']['value']:.3f}",
+                f"{line['alone']['macro_f1']:.3f}",
+            )
+        )
+    columns = ("views", "macro F1", "adds, 95 % interval", "better in", "accuracy", "log loss", "macro F1 alone")
+    table("what each view adds to those before it, out of fold", columns, shown)
 
 
 def _added(gain: float) -> str:

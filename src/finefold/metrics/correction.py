@@ -92,6 +92,11 @@ class Correction:
         return "; ".join(parts) or "nothing"
 
 
+def nothing(num_classes: int) -> Correction:
+    """What leaves probabilities as they are."""
+    return Correction(no_calibration(num_classes), np.ones(num_classes), "none", None, np.zeros(num_classes))
+
+
 def fit_correction(
     probs_LK: FloatArray,
     labels_L: IntArray,

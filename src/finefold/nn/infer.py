@@ -123,7 +123,7 @@ class FoldEnsemble:
             shared = shared.until(header["cut"], tuple(header["shape"]))
             if "opened" in header:  # not in runs before it was kept, which are searched for their cut again
                 shared = replace(shared, opened=frozenset(header["opened"]))
-        return cls(shared, tuple(_read_fold(shared, path, space) for path in folds), space, tuple(views))
+        return cls(shared, tuple(read_fold(shared, path, space) for path in folds), space, tuple(views))
 
     def head_probs(self, rows: NDArray[Any]) -> NDArray[np.float64]:
         """[B, ...] rows of the prefix -> the folds' mean probabilities [B, K]."""
@@ -134,11 +134,11 @@ class FoldEnsemble:
         return np.asarray(np.mean([self.head_probs(rows_of[view]) for view in self.views], axis=0))
 
 
-def _read_fold(shared: Backbone, path: Path | Mapping[str, Path], space: LabelSpace) -> Fold:
-    """One fold's model from the shared prefix on."""
+def read_fold(shared: Backbone, path: Path | Mapping[str, Path], space: LabelSpace) -> Fold:
+    """One fold's model from the shared prefix on, out of its file, or of one for each attribute."""
     if isinstance(path, Mapping):
         spaces = {one.name: LabelSpace((one,)) for one in space.attributes}
-        return SeparateFold({name: (_read_fold(shared, path[name], of), of) for name, of in spaces.items()})
+        return SeparateFold({name: (read_fold(shared, path[name], of), of) for name, of in spaces.items()})
     if read_header(path).get("kind") == HEADS:
         return HeadFold(FoldHeads.read(path))
     device = training_device()

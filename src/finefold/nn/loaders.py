@@ -133,6 +133,7 @@ class TrainRole:
         key: seed, fold and phase.
         copies_N: [N] how many augmented copies each sample has beside itself.
         partners_N: [N] which samples may be mixed into others, where augment.mix_partners names classes.
+        teacher_NK: what the fold's teacher says; behind the targets, and mixed with them. None without a teacher.
     """
 
     rows: Rows
@@ -146,6 +147,7 @@ class TrainRole:
     key: tuple[int, int, int]
     copies_N: NDArray[np.int64] | None = None
     partners_N: NDArray[np.bool_] | None = None
+    teacher_NK: NDArray[np.float32] | None = None
 
     @cached_property
     def shown_E(self) -> NDArray[np.int64]:
@@ -203,6 +205,8 @@ class TrainRole:
             pairs = zip(samples_B.tolist(), labels_B.tolist(), strict=True)
             rows = np.stack([self.augment(self.rows.decode(sample), label, rng) for sample, label in pairs])
         targets_BS = torch.eye(self.num_strata)[torch.from_numpy(self.strata_N[samples_B])]
+        if self.teacher_NK is not None:
+            targets_BS = torch.cat([targets_BS, torch.from_numpy(np.array(self.teacher_NK[samples_B]))], dim=1)
         mixed, targets_BS = self._mix(torch.from_numpy(rows), targets_BS, samples_B, rng)
         return Batch(mixed, targets_BS, samples_B)
 

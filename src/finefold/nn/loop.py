@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from finefold.errors import TrainingError
 from finefold.nn.averaging import Average
 from finefold.nn.classifier import Tail
+from finefold.nn.distilling import Taught
 from finefold.nn.freezing import PhasePlan
 from finefold.nn.loaders import Batch, TrainRole
 from finefold.nn.losses import Loss, Spread, of_known
@@ -75,6 +76,7 @@ class HeadLosses:
         weights: head -> of its loss in the sum.
         shares: head -> the share of training rows whose class is known; heads that know all are left out.
         spread: for a joint head, what makes targets of partial labels; None where there are none.
+        taught: what a teacher adds; None where there is none.
     """
 
     losses: Mapping[str, Loss]
@@ -82,8 +84,12 @@ class HeadLosses:
     weights: Mapping[str, float]
     shares: Mapping[str, float] = field(default_factory=dict)
     spread: Spread | None = None
+    taught: Taught | None = None
 
     def __call__(self, logits: Mapping[str, Tensor], targets_BS: Tensor) -> Tensor:
+        teacher_BK = targets_BS
+        if self.taught is not None:
+            targets_BS, teacher_BK = self.taught.split(targets_BS)
         total = targets_BS.new_zeros(())
         for name, loss in self.losses.items():
             logits_BC = logits[name].float()
@@ -95,6 +101,8 @@ class HeadLosses:
                 value = of_known(loss, logits_BC, targets_BC, self.shares[name])
             else:
                 value = loss(logits_BC, targets_BC)
+            if self.taught is not None:
+                value = self.taught.with_teacher(name, value, logits_BC, teacher_BK)
             total = total + self.weights[name] * value
         return total
 

@@ -116,6 +116,24 @@ def _kept(model: FoldEnsemble, cache: PrefixCache, images: _Images, start: int, 
         yield Part(first, probs_BK, filled.findings)
 
 
+def stream_uncached(
+    model: FoldEnsemble,
+    paths: Sequence[Path],
+    *,
+    cache: PrefixCache,
+    boxes: Sequence[Box | None] | None = None,
+) -> Iterator[Part]:
+    """As `stream_probs` does with many images, whatever the cache holds: what an image that is new costs.
+
+    Args:
+        model: of the folds.
+        paths: [N] files.
+        cache: whose engine computes the prefix; nothing is read from it or kept.
+        boxes: [N] what is kept of each image, instead of its centre.
+    """
+    return _passing(model, cache, _Images([str(path) for path in paths], paths, boxes), 0, lambda _: None)
+
+
 @dataclass(frozen=True)
 class _Batch:
     """What a thread made of a few images: each view's rows of those that are readable."""

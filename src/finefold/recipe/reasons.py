@@ -80,6 +80,8 @@ REASONS: dict[str, str] = {
     "pseudo.target": "the answer alone: probabilities teach the model what it knows already (docs/LOG.md)",
     "pseudo.weight": "of a label in the loss, where a sample's is 1: a guess is worth less than a fact",
     "pseudo.rounds": "at most; a round that does not pay ends it",
+    "distill.weight": "of the teacher in the loss, of train --teacher alone; labels have the other half: teachers err",
+    "distill.temperature": "a teacher is nearly certain of samples it trained on; softened, it tells classes apart",
     "cache.budget_gb": "a quarter of the free disk where unset; a prefix that needs more ends earlier",
     "scores.resamples": "of the bootstrap over groups: 1,000 settle the second digit of a 95 % interval",
 }

@@ -11,6 +11,7 @@ from finefold.recipe.training import (
     AfterRecipe,
     AugmentRecipe,
     CacheRecipe,
+    DistillRecipe,
     LossRecipe,
     OptimRecipe,
     PhaseRecipe,
@@ -104,6 +105,7 @@ class Recipe(Table):
     predict: PredictRecipe = PredictRecipe()
     after: AfterRecipe = AfterRecipe()
     pseudo: PseudoRecipe = PseudoRecipe()
+    distill: DistillRecipe = DistillRecipe()
     cache: CacheRecipe = CacheRecipe()
     scores: ScoreRecipe = ScoreRecipe()
 

@@ -245,6 +245,17 @@ class PseudoRecipe(Table):
     rounds: Annotated[int, Field(ge=1)] = 3
 
 
+class DistillRecipe(Table):
+    """`[distill]`: learning from the run that `finefold train --teacher` names, and of that alone.
+
+    `weight` is the teacher's in the loss, where labels have the rest. Probabilities of both are softened by
+    `temperature` before they are compared.
+    """
+
+    weight: Share = 0.5
+    temperature: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 2.0
+
+
 class CacheRecipe(Table):
     """`[cache]`: disk that cached prefixes may take; a quarter of what is free where unset."""
 

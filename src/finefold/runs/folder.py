@@ -121,6 +121,11 @@ class RunFolder:
         """The freeze plan, and what else every fold goes by."""
         return self.work / "training.json"
 
+    @property
+    def teacher(self) -> Path:
+        """What each fold's teacher says of the samples that the fold trains on, where there is a teacher."""
+        return self.work / "teacher.npy"
+
     def start_weights(self, number: int) -> Path:
         """The heads that a fold's training starts from."""
         return self.work / f"head-{number}.safetensors"

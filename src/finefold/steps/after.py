@@ -15,7 +15,7 @@ from finefold.data.labels import LabelSpace
 from finefold.data.predictions import Ledger, Predictions
 from finefold.errors import UsageError
 from finefold.metrics.classification import FloatArray
-from finefold.metrics.correction import Correction, fit_correction, nested_correction
+from finefold.metrics.correction import Correction, fit_correction, nested_correction, nothing
 from finefold.metrics.intervals import Score
 from finefold.metrics.paired import SCORES, draw
 from finefold.recipe.loader import load_recipe
@@ -145,6 +145,8 @@ def fit_after(ledger: Ledger, after: AfterRecipe, shares_K: NDArray[np.float64],
 def correction_of(run: Run, after: AfterRecipe) -> Correction:
     """The run's own correction where it was fitted when it was trained, else fitted now."""
     asked = (after.calibrate, after.adjust)
+    if after.is_nothing:
+        return nothing(run.space.num_classes)
     if run.folder.after.is_file() and asked == (run.recipe.after.calibrate, run.recipe.after.adjust):
         return Correction.from_dict(read_json(run.folder.after))
     return fit_after(run.ledger().known(), after, run.train_shares_K, run.space)
@@ -176,6 +178,11 @@ def plan_correction(
     if correction is None:
         correction = correction_of(run, after)
     return Plan(run, after, correction, adaptation)
+
+
+def asks_for_shares(after: AfterRecipe, adapt_prior: str | Path | None) -> bool:
+    """Whether probabilities are to be adapted to class shares."""
+    return str(after.adapt_prior if adapt_prior is None else adapt_prior) != OFF
 
 
 def check_adapt_prior(run: Run, way: str | Path | None) -> Shares | None:

@@ -22,6 +22,7 @@ from finefold.recipe.loader import dump_recipe
 from finefold.runs.folder import read_json, write_json
 from finefold.runs.provenance import provenance
 from finefold.steps.boxes import Findings, finding, misses
+from finefold.steps.effort import ALL, Effort
 from finefold.steps.run import Run
 
 EXPECTED = ("macro_f1", "accuracy", "balanced_accuracy", "log_loss")
@@ -39,6 +40,7 @@ class Tally:
         corrections: what was done to the probabilities, in order, as JSON values; `expected` in one of them holds the
             scores that the ledger gives under it.
         unboxed: images without a box, whose centre was used, where the run looks at boxes.
+        effort: how many folds and which views answered.
     """
 
     run: Run
@@ -47,6 +49,7 @@ class Tally:
     findings: tuple[Finding, ...]
     corrections: tuple[Mapping[str, Any], ...] = ()
     unboxed: Findings = ()
+    effort: Effort = ALL
 
     @classmethod
     def start(
@@ -55,10 +58,11 @@ class Tally:
         findings: Sequence[Finding] = (),
         corrections: Sequence[Mapping[str, Any]] = (),
         unboxed: Findings = (),
+        effort: Effort = ALL,
     ) -> "Tally":
         """Of no answers yet."""
         counts_K, expected_K = np.zeros(run.space.num_classes, np.int64), np.zeros(run.space.num_classes)
-        return cls(run, counts_K, expected_K, tuple(findings), tuple(corrections), unboxed)
+        return cls(run, counts_K, expected_K, tuple(findings), tuple(corrections), unboxed, effort)
 
     def plus(self, probs_BK: NDArray[np.float64]) -> "Tally":
         """With some more answers."""
@@ -102,12 +106,13 @@ class Tally:
             "hashes": run.manifest["hashes"],
             "backbone": run.manifest["backbone"],
             "preprocessing": run.manifest["preprocessing"]["hash"],
-            "folds": run.num_folds,
+            "folds": self.effort.folds_of(run),
+            **({} if self.effort.views is None else {"views": list(self.effort.views)}),
             "images": len(self),
             "unreadable": [finding.to_dict() for finding in self.findings],
             **({"without box": [name for one in self.unboxed for name in one.ids]} if self.unboxed else {}),
             "corrections": [dict(one) for one in self.corrections],
-            "expected": expected_scores(run, self.corrections),
+            "expected": expected_scores(run, self.corrections, self.effort),
             "shares": {
                 name: {"answers": n, "predicted": round(p, 6), "expected": round(e, 6), "training": round(t, 6)}
                 for name, n, p, e, t in shares
@@ -116,13 +121,22 @@ class Tally:
         }
 
 
-def expected_scores(run: Run, corrections: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+def expected_scores(run: Run, corrections: Sequence[Mapping[str, Any]] = (), effort: Effort = ALL) -> dict[str, Any]:
     """What the ledger says these answers are worth, with 95 % intervals, where test images are like training ones."""
+    if not run.has_ledger:
+        return {"basis": "nothing: the model was averaged over folds, and saw every sample in one of them"}
+    if not effort.is_of_the_ledger(run):
+        said = ",".join(effort.views_of(run))
+        return {
+            "basis": f"nothing: the ledger is of other views; see finefold evaluate {run.folder.path} --views {said}"
+        }
     found = run.folder.scores
     scores = {name: read_json(found).get(name) for name in EXPECTED} if found.is_file() else {}
     for correction in corrections:
         scores |= correction.get("expected", {})
-    basis = "the out-of-fold ledger: one fold's model per sample, where the answers are the mean of all folds"
+    folds = {run.num_folds: "the mean of all folds", 1: "one fold's too"}
+    answered = folds.get(effort.folds_of(run), f"the mean of {effort.folds_of(run)} folds")
+    basis = f"the out-of-fold ledger: one fold's model per sample, where the answers are {answered}"
     return {**scores, "basis": basis}
 
 
@@ -137,6 +151,7 @@ class Answers:
         root: folder of the images.
         corrections: what was done to the probabilities since, in order, as JSON values.
         boxes: [N] what was kept of each image, where the run looks at boxes; None of an image whose centre was used.
+        effort: how many folds and which views answered.
     """
 
     run: Run
@@ -145,6 +160,7 @@ class Answers:
     root: Path
     corrections: tuple[Mapping[str, Any], ...] = ()
     boxes: Sequence[Box | None] | None = None
+    effort: Effort = ALL
 
     @property
     def unboxed(self) -> Findings:
@@ -154,7 +170,9 @@ class Answers:
     @property
     def tally(self) -> Tally:
         """Counts of the answers."""
-        return Tally.start(self.run, self.findings, self.corrections, self.unboxed).plus(self.predictions.probs_NK)
+        return Tally.start(self.run, self.findings, self.corrections, self.unboxed, self.effort).plus(
+            self.predictions.probs_NK
+        )
 
     @property
     def shares_K(self) -> NDArray[np.float64]:

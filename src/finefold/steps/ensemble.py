@@ -23,7 +23,7 @@ from finefold.runs.folder import RunFolder, write_json, write_text
 from finefold.runs.provenance import provenance, text_hash
 from finefold.steps.after import changed_after, fit_after
 from finefold.steps.aligning import aligned_ledgers, run_names
-from finefold.steps.evaluate import score
+from finefold.steps.evaluate import score, selection_of
 from finefold.steps.run import ENSEMBLE, Run, open_run
 
 
@@ -96,9 +96,11 @@ def make_ensemble(
         probs_NK = nested_ensemble(probs_MNK, first.labels_N, first.folds_N, by=by, goal=goal)
         ledger = replace(first, predictions=Predictions(first.predictions.ids, probs_NK, first.predictions.class_names))
         recipe = opened[0].recipe.model_copy(update={"after": after})
-        _write(folder, opened[0], recipe, ledger, fitted)
+        selected = list(dict.fromkeys(sentence for run in opened for sentence in selection_of(run)))
+        _write(folder, opened[0], recipe, ledger, fitted, selected)
         made = {
             "kind": ENSEMBLE,
+            "selection": selected,
             "by": by,
             "goal": goal,
             "members": [
@@ -129,7 +131,9 @@ def _check(runs: Sequence[Run], names: Sequence[str]) -> None:
         raise UsageError(f"`{nested[0]}` is an ensemble itself", "give its members instead")
 
 
-def _write(folder: RunFolder, first: Run, recipe: Recipe, ledger: Ledger, fitted: Combination) -> None:
+def _write(
+    folder: RunFolder, first: Run, recipe: Recipe, ledger: Ledger, fitted: Combination, selected: Sequence[str]
+) -> None:
     """Everything but the manifest; what members share is copied from the first."""
     write_text(folder.recipe, dump_recipe(recipe))
     write_json(folder.ensemble, fitted.to_dict())
@@ -142,7 +146,7 @@ def _write(folder: RunFolder, first: Run, recipe: Recipe, ledger: Ledger, fitted
         if theirs.is_file():
             mine.write_bytes(theirs.read_bytes())
     ledger.write(folder.ledger)
-    scores = score(ledger, first.space.attribute_table(), recipe)
+    scores = score(ledger, first.space.attribute_table(), recipe, selected=selected)
     write_json(folder.scores, scores)
     if not recipe.after.is_nothing:
         write_json(folder.after, fit_after(ledger, recipe.after, first.train_shares_K, first.space).to_dict())

@@ -30,20 +30,27 @@ from finefold.steps.run import Run
 Attributes = Mapping[str, tuple[Sequence[str], Any]]
 
 
-def evaluate(run: Run, *, by: Sequence[str] = (), progress: Progress = SILENT) -> dict[str, Any]:
+def evaluate(
+    run: Run, *, by: Sequence[str] = (), views: str | Sequence[str] = (), progress: Progress = SILENT
+) -> dict[str, Any]:
     """Scores of a run's ledger with 95 % intervals, per class, attribute and fold, as JSON values.
 
     Args:
         run: a finished run.
         by: columns to break errors down by, see `columns.slices_by`; they come under the key `by`.
+        views: to be measured, each beside those before it, or `recipe`; what they add comes under the key `views`.
         progress: told of images that are read for that.
 
     Raises:
-        UsageError: there is no such column.
-        RunError: the ledger is broken.
+        UsageError: there is no such column or view.
+        RunError: the ledger is broken, or images that are asked about again are not what they were.
     """
     ledger = run.ledger()
-    found = score(ledger, run.space.attribute_table(), run.recipe, was_chosen="chosen" in run.manifest)
+    found = score(ledger, run.space.attribute_table(), run.recipe, selected=selection_of(run))
+    if views:
+        from finefold.steps.views import chosen_views, view_gains  # torch
+
+        found["views"] = view_gains(run, chosen_views(run, views), progress=progress)
     if not by:
         return found
     whole = ledger.known()
@@ -64,14 +71,14 @@ def evaluate(run: Run, *, by: Sequence[str] = (), progress: Progress = SILENT) -
     }
 
 
-def score(ledger: Ledger, attributes: Attributes, recipe: Recipe, *, was_chosen: bool = False) -> dict[str, Any]:
+def score(ledger: Ledger, attributes: Attributes, recipe: Recipe, *, selected: Sequence[str] = ()) -> dict[str, Any]:
     """The ledger in numbers; the same ledger and recipe give the same numbers.
 
     Args:
         ledger: out-of-fold predictions.
         attributes: `LabelSpace.attribute_table()`.
         recipe: says how many resamples, and the seed.
-        was_chosen: whether what trains was measured on a fold, see `recipe choose`.
+        selected: in what the held-out samples had a say, see `selection_of`.
     """
     probs_NK, labels_N = ledger.predictions.probs_NK, ledger.labels_N
     names, groups_N = ledger.predictions.class_names, np.asarray(ledger.groups)
@@ -107,7 +114,7 @@ def score(ledger: Ledger, attributes: Attributes, recipe: Recipe, *, was_chosen:
             },
         },
         "calibration": calibration(ledger.known(), recipe),
-        "selection": list(selection(recipe, was_chosen=was_chosen)),
+        "selection": list(selected),
     }
 
 
@@ -156,6 +163,12 @@ def rankings(
 def _attribute_labels(ledger: Ledger, attributes: Attributes) -> dict[str, Any]:
     """Per attribute [N] true codes, -1 where missing."""
     return ledger.attribute_labels({name: codes_K for name, (_, codes_K) in attributes.items()})
+
+
+def selection_of(run: Run) -> tuple[str, ...]:
+    """As `selection`, of a finished run: also of what it was made of, or learned from."""
+    own = selection(run.recipe, was_chosen="chosen" in run.manifest)
+    return tuple(dict.fromkeys((*own, *run.manifest.get("selection", ()))))
 
 
 def selection(recipe: Recipe, *, was_chosen: bool = False) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from finefold.recipe.schema import Recipe
 from finefold.report.pictures import draw_class_bars, draw_confusion
 from finefold.runs.folder import RunFolder, write_json, write_text
 from finefold.steps.after import fit_after
-from finefold.steps.evaluate import score
+from finefold.steps.evaluate import score, selection
 from finefold.steps.heads import Fitted
 from finefold.steps.reading import Data
 
@@ -73,12 +73,14 @@ def write_results(
     findings: Sequence[Finding],
     *,
     was_chosen: bool,
+    inherited: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Writes the ledger, its numbers and pictures, and what was left out; the scores."""
     codes_NA = samples.codes_NA if samples.num_missing() else None
     ledger = Ledger(predictions, split.folds_for(samples.ids), tuple(samples.groups), samples.labels_N, codes_NA)
     ledger.write(folder.ledger)
-    scores = score(ledger, samples.space.attribute_table(), recipe, was_chosen=was_chosen)
+    selected = tuple(dict.fromkeys((*selection(recipe, was_chosen=was_chosen), *inherited)))
+    scores = score(ledger, samples.space.attribute_table(), recipe, selected=selected)
     write_json(folder.scores, scores)
     if not recipe.after.is_nothing:
         after = fit_after(ledger.known(), recipe.after, train_shares(samples), samples.space)

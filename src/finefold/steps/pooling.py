@@ -147,7 +147,7 @@ def pool_answers(
     if pooling.is_transductive:
         groups_N, measured = _clustered(answers, pooling, ledger, weights_N, progress)
     else:
-        groups_N, _ = group_codes(np.asarray(_given_groups(answers, pooling.groups, form)))
+        groups_N, _ = group_codes(np.asarray(given_groups(answers, pooling.groups, form)))
         true_N, _ = group_codes(np.asarray(ledger.groups))
         measured = pooled_ledger(run, ledger, pooling, true_N, weights_N=weights_N)
     unreadable = {finding.ids[0] for finding in answers.findings}
@@ -241,7 +241,7 @@ def pooled_ledger(
     return Pooled(evidence, scores[0], scores[1], difference)
 
 
-def _given_groups(answers: Answers, source: str, form: Template | None) -> list[str]:
+def given_groups(answers: Answers, source: str, form: Template | None) -> list[str]:
     """The group of every test image, from a column of the template or a CSV; without one an image is alone.
 
     Raises:

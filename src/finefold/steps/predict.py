@@ -24,11 +24,19 @@ from finefold.nn.engines import Choice
 from finefold.nn.infer import FoldEnsemble
 from finefold.nn.streaming import Part, stream_probs
 from finefold.runs.folder import write_json
-from finefold.steps.after import ROWS_LOOKED_AT, changed_after, check_adapt_prior, plan_correction
+from finefold.steps.after import (
+    ROWS_LOOKED_AT,
+    asks_for_shares,
+    changed_after,
+    check_adapt_prior,
+    plan_correction,
+)
 from finefold.steps.answers import Answers, Tally, answer_table, as_template_ids, check_replaceable, side_file
 from finefold.steps.boxes import Finder, Findings, find_boxes_for
+from finefold.steps.counts import Counts, check_counts, together
+from finefold.steps.effort import ALL, Effort, check_effort
 from finefold.steps.members import combined
-from finefold.steps.pooling import Pooling, check_pooling, pool_answers
+from finefold.steps.pooling import Pooling, check_pooling
 from finefold.steps.progress import SILENT, Progress
 from finefold.steps.run import Run
 
@@ -101,6 +109,7 @@ def predict(
     boxes: str | Path | Finder | None = None,
     overrides: Sequence[str] = (),
     adapt_prior: str | Path | None = None,
+    effort: Effort = ALL,
     progress: Progress = SILENT,
 ) -> Answers:
     """Class probabilities for every image in a folder, averaged over the models of all folds.
@@ -112,26 +121,29 @@ def predict(
             was trained with, as far as it names other images than those that it was trained on.
         overrides: `after.key=value`, on top of the run's `[after]`.
         adapt_prior: `off`, `auto`, or a TOML file of known class shares; as `[after]` says where left out.
+        effort: fewer folds or other views than the run has; with other views than its ledger's nothing is corrected.
         progress: told of the stages.
 
     Raises:
         DataError: no folder is known, it does not exist, or holds no image; the file does not say class shares; or no
             image has one of the boxes given.
-        UsageError: an override is of what training settled, or boxes are given, and the run was trained without.
+        UsageError: the run cannot answer with that effort; an override is of what training settled; or boxes are
+            given, and the run was trained without.
     """
     after = changed_after(run, overrides)  # before the work
     check_adapt_prior(run, adapt_prior)
+    check_effort(run, effort, is_corrected=not after.is_nothing or asks_for_shares(after, adapt_prior))
     root = _root(run, images)
     names = _listed(root)
     if images is None and run.spec.predict is not None and run.spec.predict.extra == "ignore":
         form = _form(run)
         names = names if form is None else [names[place] for place in _wanted(run, names, form)[0]]
     asked = _Questions(root, names, None).with_boxes(run, boxes, progress)
-    parts = list(_stream(run, asked, 0, progress))
+    parts = list(_stream(run, asked, 0, progress, effort))
     probs_NK = np.concatenate([part.probs_BK for part in parts])
     findings = tuple(finding for part in parts for finding in part.findings)
     predictions = Predictions(tuple(names), probs_NK, run.space.class_names)
-    answers = Answers(run, predictions, findings, root, boxes=asked.boxes)
+    answers = Answers(run, predictions, findings, root, boxes=asked.boxes, effort=effort)
     plan = plan_correction(run, lambda: probs_NK, after, adapt_prior)
     return answers if plan.is_nothing else answers.corrected(plan.apply(probs_NK), plan.about())
 
@@ -146,6 +158,8 @@ def write_answers(
     overrides: Sequence[str] = (),
     adapt_prior: str | Path | None = None,
     pooling: Pooling | None = None,
+    counts: Counts | None = None,
+    effort: Effort = ALL,
     progress: Progress = SILENT,
 ) -> tuple[Tally, Path]:
     """Predicts and writes: the template of [predict] filled in, or where a folder is named, a table of its images.
@@ -163,6 +177,8 @@ def write_answers(
         overrides: `after.key=value`, on top of the run's `[after]`.
         adapt_prior: `off`, `auto`, or a TOML file of known class shares; as `[after]` says where left out.
         pooling: what images of one group share, after all else; nothing unless asked for.
+        counts: how many images there are of each class, by design; last of all, and not together with pooling.
+        effort: as `predict`.
         progress: told of the stages.
 
     Raises:
@@ -179,26 +195,32 @@ def write_answers(
         check_pooling(run, pooling)
     after = changed_after(run, overrides)
     check_adapt_prior(run, adapt_prior)
-    asked = _questions(run, images).with_boxes(run, boxes, progress)
+    is_corrected = (
+        not after.is_nothing or asks_for_shares(after, adapt_prior) or pooling is not None or counts is not None
+    )
+    check_effort(run, effort, is_corrected=is_corrected)
+    asked = _questions(run, images)
+    if counts is not None:
+        check_counts(run, counts, len(asked.names), is_adapted=asks_for_shares(after, adapt_prior))
+    asked = asked.with_boxes(run, boxes, progress)
     journal = Journal.open(
         out.with_name(f".{out.name}.unfinished"),
-        {"run": _run_digest(run), "images": asked.digest},
+        {"run": _run_digest(run), "images": asked.digest, "effort": effort.to_flags()},
         run.space.num_classes,
     )
     try:
-        _fill(journal, run, asked, progress)
+        _fill(journal, run, asked, progress, effort)
         plan = plan_correction(run, partial(_some_rows, journal, run.recipe.seed), after, adapt_prior)
         corrections: tuple[Mapping[str, Any], ...] = () if plan.is_nothing else (plan.about(),)
         parts: Iterator[FloatArray] = map(plan.apply, journal.parts(ROWS_AT_ONCE))
-        if pooling is not None:
+        if pooling is not None or counts is not None:
             plain = Predictions(tuple(asked.names), np.concatenate(list(parts)), run.space.class_names)
             answers = Answers(run, plain, tuple(journal.findings()), asked.root, corrections, asked.boxes)
             ledger, weights_N = plan.ledger()
-            answers, _ = pool_answers(
-                answers, pooling, asked.form, ledger=ledger, weights_N=weights_N, progress=progress
-            )
+            answers = together(answers, pooling, counts, asked.form, ledger, weights_N, progress)
             parts, corrections = iter([answers.predictions.probs_NK]), answers.corrections
-        tally = _write(parts, Tally.start(run, journal.findings(), corrections, asked.unboxed), asked, out)
+        start = Tally.start(run, journal.findings(), corrections, asked.unboxed, effort)
+        tally = _write(parts, start, asked, out)
         journal.remove()
     finally:
         journal.close()
@@ -211,7 +233,7 @@ def write_answers(
     return tally, out
 
 
-def _fill(journal: Journal, run: Run, asked: _Questions, progress: Progress) -> None:
+def _fill(journal: Journal, run: Run, asked: _Questions, progress: Progress, effort: Effort) -> None:
     """Predicts what the journal lacks."""
     if journal.num_rows:
         done = asked.names[: journal.num_rows]
@@ -219,7 +241,7 @@ def _fill(journal: Journal, run: Run, asked: _Questions, progress: Progress) -> 
             journal.restart()
         else:
             progress.say(f"going on behind {journal.num_rows:,} answers that an earlier run left unfinished")
-    for part in _stream(run, asked, journal.num_rows, progress):
+    for part in _stream(run, asked, journal.num_rows, progress, effort):
         names = asked.names[part.start : part.start + len(part.probs_BK)]
         place = {name: part.start + row for row, name in enumerate(names)}
         journal.append(part.probs_BK, [(place[finding.ids[0]], finding) for finding in part.findings])
@@ -253,7 +275,7 @@ def _write(parts: Iterator[FloatArray], tally: Tally, asked: _Questions, out: Pa
     return tally
 
 
-def _stream(run: Run, asked: _Questions, start: int, progress: Progress) -> Iterator[Part]:
+def _stream(run: Run, asked: _Questions, start: int, progress: Progress, effort: Effort) -> Iterator[Part]:
     """Probabilities of the images from one on, from the folds' models."""
     names = asked.names
     if start == len(names):
@@ -261,11 +283,11 @@ def _stream(run: Run, asked: _Questions, start: int, progress: Progress) -> Iter
     if run.is_ensemble:
         with progress.stage("predicting", len(names) - start, "images") as advance:
             members = run.members()
-            streams = [_stream(member, asked, start, SILENT) for member in members]
+            streams = [_stream(member, asked, start, SILENT, effort) for member in members]
             yield from combined(run, members, streams, start, advance)
         return
-    folds = [run.fold_weights(fold) for fold in range(run.num_folds)]
-    model = FoldEnsemble.read(run.backbone, folds, run.space, views=run.recipe.predict.views)
+    folds = [run.fold_weights(fold) for fold in range(effort.folds_of(run))]
+    model = FoldEnsemble.read(run.backbone, folds, run.space, views=effort.views_of(run))
     engine = run.manifest["engine"]
     with progress.stage("predicting", len(names) - start, "images") as advance:
         yield from stream_probs(

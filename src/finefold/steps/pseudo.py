@@ -33,6 +33,7 @@ from finefold.recipe.schema import Recipe
 from finefold.recipe.training import View
 from finefold.runs.folder import RunFolder, write_text
 from finefold.runs.provenance import provenance, text_hash
+from finefold.steps.asking import unreadable_samples
 from finefold.steps.boxes import find_boxes_for
 from finefold.steps.columns import sample_table
 from finefold.steps.heads import Fitted, fit_heads
@@ -272,11 +273,7 @@ def _material(run: Run, recipe: Recipe, root: Path, names: Sequence[str], progre
     with progress.stage("features", len(samples), "images") as advance:
         labelled = cache.compute(samples.ids, samples.paths, boxes=samples.boxes, advance=advance)
     if labelled.findings:
-        raise RunError(
-            f"{len(labelled.findings)} images that the run was trained on cannot be read, e.g. "
-            f"`{labelled.findings[0].ids[0]}`",
-            "put them back where they were, or train the run again",
-        )
+        raise unreadable_samples(labelled.findings)
     views: tuple[View, ...] = (PLAIN, *(view for view in recipe.pseudo.views if view != PLAIN))
     paths = [root / name for name in names]
     boxes, _ = find_boxes_for(run, names, paths, root, None, progress)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from finefold.steps.boxes import Finder
 
 ENSEMBLE = "ensemble"
+FOLD_SOUP = "fold soup"
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,11 @@ class Run:
     def is_ensemble(self) -> bool:
         """Whether other runs answer for it."""
         return self.manifest.get("kind") == ENSEMBLE
+
+    @property
+    def has_ledger(self) -> bool:
+        """Whether it says of every sample what a model says that did not see it; a soup over folds cannot."""
+        return self.manifest.get("kind") != FOLD_SOUP
 
     def members(self) -> tuple["Run", ...]:
         """The runs that an ensemble is made of, in the order of its weights; none of a run that was trained.
@@ -116,7 +122,18 @@ class Run:
         return {name: self.folder.part(name).fold_weights(fold) for name in self.space.names}
 
     def ledger(self) -> Ledger:
-        """The out-of-fold predictions."""
+        """The out-of-fold predictions.
+
+        Raises:
+            RunError: there are none, or their file is broken.
+        """
+        if not self.has_ledger:
+            names = ", ".join(one["name"] for one in self.manifest["soup"]["members"])
+            raise RunError(
+                f"{self.folder.path} is one model averaged over folds: every sample was trained on by most of what is "
+                "in it, so nothing here can tell how good it is",
+                f"look at what it was made of: {names}",
+            )
         return Ledger.read(self.folder.ledger)
 
     def scores(self) -> dict[str, Any]:

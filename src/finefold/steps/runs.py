@@ -150,7 +150,20 @@ def _differences(runs: Mapping[str, Run]) -> dict[str, dict[str, str]]:
     for name, leaves in trained.items():
         said = {key: to_toml(leaves[key]) if key in leaves else "nothing" for key in keys}
         told[name] = {key: value for key, value in said.items() if value != (usual[key] or "nothing")}
+        told[name] |= _other_runs(runs[name])
     return told
+
+
+def _other_runs(run: Run) -> dict[str, str]:
+    """What a run was averaged of, or learned from."""
+    soup, teacher = run.manifest.get("soup"), run.manifest.get("teacher")
+    said = {}
+    if soup is not None:
+        names = " + ".join(one["name"] for one in soup["members"])
+        said["soup"] = f"{names}{', over folds' if soup['over_folds'] else ''}{', greedy' if soup['greedy'] else ''}"
+    if teacher is not None:
+        said["teacher"] = Path(teacher["path"]).name
+    return said
 
 
 def _made_of(run: Run) -> dict[str, str]:

@@ -122,7 +122,7 @@ def read_shares(file: str | Path, space: LabelSpace) -> Shares:
     shares = {}
     for name, table in tables.items():
         if name not in known or not isinstance(table, dict):
-            mistakes.append(f"`[{name}]` is no attribute{_near(name, known)}: known are {', '.join(known)}")
+            mistakes.append(f"`[{name}]` is no attribute{near(name, known)}: known are {', '.join(known)}")
             continue
         found = _mistakes(name, table, known[name])
         mistakes += found
@@ -146,7 +146,7 @@ def _as_toml(table: Mapping[str, Mapping[str, str]]) -> str:
 
 
 def _mistakes(name: str, table: Mapping[str, Any], classes: tuple[str, ...]) -> list[str]:
-    wrong = [f"`{name}.{one}` is no class{_near(one, classes)}" for one in table if one not in classes]
+    wrong = [f"`{name}.{one}` is no class{near(one, classes)}" for one in table if one not in classes]
     wrong += [f"`{name}.{one}` is missing" for one in classes if one not in table]
     values = list(table.values())
     is_number = [isinstance(value, int | float) and not isinstance(value, bool) and value >= 0 for value in values]
@@ -157,7 +157,8 @@ def _mistakes(name: str, table: Mapping[str, Any], classes: tuple[str, ...]) -> 
     return wrong
 
 
-def _near(name: str, known: Any) -> str:
+def near(name: str, known: Any) -> str:
+    """What was meant, perhaps."""
     near = get_close_matches(name, list(known), n=1)
     return f" (did you mean `{near[0]}`?)" if near else ""
 

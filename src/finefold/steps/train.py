@@ -21,12 +21,14 @@ from finefold.nn.engines import choose_engine
 from finefold.nn.features import Features, PrefixCache
 from finefold.nn.freezing import FreezePlan
 from finefold.nn.heads import JOINT, FoldHeads, blank_heads
+from finefold.nn.weights import whole_or_nothing
 from finefold.recipe.loader import dump_recipe, load_recipe
 from finefold.recipe.schema import Recipe
 from finefold.runs.folder import RunFolder
 from finefold.runs.provenance import provenance, text_hash
 from finefold.steps.boxes import Boxes, boxes_of, with_boxes
 from finefold.steps.choosing import Chosen, choose
+from finefold.steps.evaluate import selection_of
 from finefold.steps.heads import Fitted, fit_heads
 from finefold.steps.history import write_histories
 from finefold.steps.outputs import train_shares, write_folds, write_inputs, write_results
@@ -35,6 +37,7 @@ from finefold.steps.progress import SILENT, Progress
 from finefold.steps.reading import Data, without_unreadable
 from finefold.steps.run import Run, open_run
 from finefold.steps.split import check_fits, check_groups, check_train_labels, make
+from finefold.steps.teaching import check_teacher, teach
 from finefold.steps.tracking import OnEvent, check_track, tracked
 from finefold.steps.training import Training, ordinal_shares, quick_scores
 from finefold.steps.tuning import plan_lines, planned, tune
@@ -48,6 +51,7 @@ def train(
     overrides: Sequence[str] = (),
     out: str | Path,
     own: Own = NOTHING,
+    teacher: Run | str | Path | None = None,
     track: Sequence[str] = (),
     on_event: OnEvent | None = None,
     progress: Progress = SILENT,
@@ -62,6 +66,8 @@ def train(
         overrides: `key.path=value`, on top of the recipe.
         out: the run's folder; it must not hold a finished run.
         own: a network or whole model, a loss, an augmentation or boxes of your own, in place of the recipe's.
+        teacher: a run of the same split, whose fold k's probabilities fold k learns from besides, see `[distill]`; its
+            split is used where none is given.
         track: `tensorboard`, `mlflow` or `wandb`: curves of the training, kept in the run's `track/`.
         on_event: called with every step, epoch and the scores at the end, see steps/tracking.py.
         progress: told of the stages.
@@ -75,19 +81,23 @@ def train(
     own.check_fits(data.space, chosen)
     check_track(track)
     folder = RunFolder(Path(out))
-    given = given_split(data, split, chosen, progress)
+    master = teacher if teacher is None or isinstance(teacher, Run) else open_run(teacher)
+    given = None if master is not None and split is None else given_split(data, split, chosen, progress)
+    if master is not None:
+        given = check_teacher(master, chosen, data.samples, given)
     boxes = boxes_of(chosen, own.boxes)
     fingerprint = {
         "recipe": text_hash(dump_recipe(chosen)),
         "data": data.samples.hash,
         "split": given.hash if given else f"made with seed {chosen.seed}",
         **{f"own {what}": text_hash(name) for what, name in own.about.items()},
+        **({"teacher": text_hash(master.folder.manifest.read_text("utf-8"))} if master is not None else {}),
         **({"boxes": boxes.source.hash} if boxes is not None and isinstance(boxes.source, BoxTable) else {}),
     }
     with folder.begun(fingerprint):
         with tracked(folder, track, chosen, on_event) as tell:
             tell({"kind": "begin", "run": str(folder.path), "recipe": chosen.model_dump(mode="json")})
-            made = _train_into(folder, data, given, boxes, chosen, own, tell, progress)
+            made = _train_into(folder, data, given, boxes, chosen, own, master, tell, progress)
         folder.finish({**provenance(), "seconds": round(time.perf_counter() - start, 2), **made})
     return open_run(folder.path, network=own.body)
 
@@ -99,6 +109,7 @@ def _train_into(
     boxes: Boxes | None,
     chosen: Recipe,
     own: Own,
+    teacher: Run | None,
     tell: OnEvent,
     progress: Progress,
 ) -> dict[str, Any]:
@@ -137,13 +148,30 @@ def _train_into(
         training = replace(planned(folder, chosen, samples, folds, cache, head, progress, own), hashes=hashes)
         for line in plan_lines(training.plan):
             progress.say(line)
+        about_teacher = {} if teacher is None else _taught(folder, teacher, samples, folds, progress)
         tuned = tune(training, _start_heads(fitted, chosen, own, progress), progress, tell=tell)
-        predictions, about = tuned.predictions, {**_about_plan(training.plan), **tuned.to_dict()}
+        predictions, about = tuned.predictions, {**_about_plan(training.plan), **about_teacher, **tuned.to_dict()}
         write_histories(folder, chosen, samples, num_folds=folds.num_folds)
     findings = (*features.findings, *misses)
-    scores = write_results(folder, predictions, samples, folds, chosen, findings, was_chosen=bool(measured))
+    inherited = about.get("selection", ())
+    scores = write_results(
+        folder, predictions, samples, folds, chosen, findings, was_chosen=bool(measured), inherited=inherited
+    )
     tell({"kind": "end", "scores": scores})
     return {**_about_run(chosen, samples, folds, cache, features, fitted, about, own), **measured}
+
+
+def _taught(folder: RunFolder, teacher: Run, samples: SampleTable, split: Split, progress: Progress) -> dict[str, Any]:
+    """Writes what the folds' teachers say, for the folds' processes; what the manifest keeps of it."""
+    if not folder.teacher.is_file():
+        said_FNK = teach(teacher, samples, split, progress)
+        with whole_or_nothing(folder.teacher) as unfinished, unfinished.open("wb") as file:
+            np.save(file, said_FNK)
+    progress.say(f"teacher: {teacher.folder.path}, each fold by its own models")
+    return {
+        "selection": list(selection_of(teacher)),
+        "teacher": {"path": str(teacher.folder.path.resolve()), "hashes": teacher.manifest["hashes"]},
+    }
 
 
 def _choose(

@@ -20,6 +20,7 @@ from finefold.nn.backbones import IMAGES, Backbone
 from finefold.nn.classifier import Classifier, JointLogits, Tail
 from finefold.nn.classwise import by_class
 from finefold.nn.copies import copies_by_class, copies_of
+from finefold.nn.distilling import Taught
 from finefold.nn.engines import Choice
 from finefold.nn.features import PLAIN, PrefixCache
 from finefold.nn.freezing import FreezePlan, PhasePlan
@@ -57,6 +58,7 @@ class Training:
         copies_N: [N] how many augmented copies each sample has where it trains; of joint classes always.
         partners_N: [N] which samples are of the joint classes that augment.mix_partners names; None for no names.
         is_compiled: whether steps are.
+        teacher_FNK: what each fold's teacher says of the samples, see `steps.teaching`; None without a teacher.
     """
 
     folder: RunFolder
@@ -74,6 +76,7 @@ class Training:
     partners_N: NDArray[np.bool_] | None
     own: Own = NOTHING
     is_compiled: bool = False
+    teacher_FNK: NDArray[np.float32] | None = None
 
     @classmethod
     def read(cls, folder: RunFolder, attribute: str | None = None, own: Own = NOTHING) -> "Training":
@@ -98,6 +101,7 @@ class Training:
             partners_named(recipe, samples),
             own,
             told["compiled"],
+            np.load(folder.teacher, mmap_mode="r") if folder.teacher.is_file() else None,
         )
         return training.of(attribute)
 
@@ -202,6 +206,7 @@ def train_role(training: Training, plan: PhasePlan, samples: NDArray[np.int64], 
         key,
         training.copies_N,
         training.partners_N,
+        None if training.teacher_FNK is None else training.teacher_FNK[key[1]],
     )
 
 
@@ -227,7 +232,16 @@ def head_losses(training: Training, trained: NDArray[np.int64]) -> HeadLosses:
         {name: recipe.loss.attributes.get(name, 1.0) for name in members},
         {name: share for name, share in shares.items() if share < 1},
         spread,
+        None if training.teacher_FNK is None else _taught(training, list(members)),
     )
+
+
+def _taught(training: Training, heads: Sequence[str]) -> Taught:
+    """How a teacher's probabilities of the joint classes come to each head."""
+    space, said = training.samples.space, training.recipe.distill
+    codes = {JOINT: np.arange(space.num_classes), **space.attribute_codes()}
+    members = {name: torch.eye(int(codes[name].max()) + 1)[torch.from_numpy(codes[name])] for name in heads}
+    return Taught(members, said.weight, said.temperature)
 
 
 def _counts_S(strata: Strata, trained: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -1,0 +1,120 @@
+"""Asks the models of a finished run about its own samples again: nothing trains, and prefixes come from the cache.
+
+Shapes: N samples, n of them, K joint classes.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finefold.data.samples import SampleTable
+from finefold.data.splits import read_split
+from finefold.errors import RunError
+from finefold.nn.backbones import IMAGES
+from finefold.nn.engines import Choice
+from finefold.nn.features import PrefixCache
+from finefold.nn.infer import Fold, FoldEnsemble
+from finefold.nn.loaders import CachedRows, ImageRows, Rows
+from finefold.recipe.training import View
+from finefold.steps.columns import sample_table
+from finefold.steps.progress import SILENT, Progress
+from finefold.steps.run import Run
+
+ROWS_AT_ONCE = 1024
+NUMBERS_AT_ONCE = 2e8  # of maps; so many rows fit
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """A run's folds and what they are asked about.
+
+    Args:
+        run: with models of its own.
+        model: its folds, from the shared prefix on.
+        samples: the run's.
+        folds_N: which fold holds each sample out.
+        rows: of all samples at the prefix, under every view that was asked for.
+    """
+
+    run: Run
+    model: FoldEnsemble
+    samples: SampleTable
+    folds_N: NDArray[np.int64]
+    rows: Rows
+
+    @classmethod
+    def of(
+        cls,
+        run: Run,
+        views: Sequence[View],
+        progress: Progress = SILENT,
+        *,
+        weights: Sequence[Path | Mapping[str, Path]] | None = None,
+    ) -> "Asked":
+        """Opens a run's models, and computes what the cache lacks of its samples' prefixes.
+
+        Args:
+            run: not an ensemble, which has no models of its own.
+            views: of each sample.
+            progress: told of prefixes that are computed.
+            weights: a file for each fold in place of the run's own.
+
+        Raises:
+            RunError: the run is an ensemble, or images that it was trained on cannot be read any more.
+        """
+        weights = [run.fold_weights(fold) for fold in range(run.num_folds)] if weights is None else weights
+        model = FoldEnsemble.read(run.backbone, weights, run.space, views=views)
+        samples = SampleTable(sample_table(run), run.space, run.spec.root)
+        folds_N = read_split(run.folder.split).folds_for(samples.ids)
+        return cls(run, model, samples, folds_N, _rows(run, model, samples, progress))
+
+    def with_folds(self, folds: Sequence[Fold]) -> "Asked":
+        """The same samples, asked of other models on the same prefix."""
+        model = FoldEnsemble(self.model.backbone, tuple(folds), self.model.space, self.model.views)
+        return Asked(self.run, model, self.samples, self.folds_N, self.rows)
+
+    def probs(
+        self, fold: int, places: NDArray[np.int64], view: View, *, advance: Callable[[int], None] = lambda _: None
+    ) -> NDArray[np.float64]:
+        """[n, K] what one fold's model says of some samples under one view; their places in the table."""
+        at_once = max(1, min(ROWS_AT_ONCE, int(NUMBERS_AT_ONCE / np.prod(self.model.backbone.shape))))
+        found = [np.zeros((0, self.run.space.num_classes))]
+        for start in range(0, len(places), at_once):
+            part = places[start : start + at_once]
+            found.append(self.model.folds[fold].probs(self.rows.read(part, view), self.run.space))
+            advance(len(part))
+        return np.concatenate(found)
+
+    def out_of_fold(self, view: View, *, advance: Callable[[int], None] = lambda _: None) -> NDArray[np.float64]:
+        """[N, K] every sample under one view, by the model of the fold that holds it out."""
+        probs_NK = np.empty((len(self.samples), self.run.space.num_classes))
+        for fold in range(len(self.model.folds)):
+            places = np.flatnonzero(self.folds_N == fold)
+            probs_NK[places] = self.probs(fold, places, view, advance=advance)
+        return probs_NK
+
+
+def _rows(run: Run, model: FoldEnsemble, samples: SampleTable, progress: Progress) -> Rows:
+    max_pixels = round(run.recipe.image.max_megapixels * 1e6)
+    if model.backbone.cut == IMAGES:
+        return ImageRows(samples.paths, model.backbone.preprocessing, max_pixels, samples.boxes)
+    engine = run.manifest["engine"]
+    choice = Choice(engine["name"], engine["precision"], "as trained")
+    cache = PrefixCache(model.backbone, choice, max_pixels)
+    with progress.stage("prefix", len(samples), "images") as advance:
+        filled = cache.fill(samples.ids, samples.paths, boxes=samples.boxes, views=model.views, advance=advance)
+    if filled.findings:
+        raise unreadable_samples(filled.findings)
+    return CachedRows({view: cache.open(view) for view in model.views}, filled.hashes)
+
+
+def unreadable_samples(findings: Sequence[Any]) -> RunError:
+    """The error of images that were there when the run was trained."""
+    return RunError(
+        f"{len(findings)} images that the run was trained on cannot be read, e.g. `{findings[0].ids[0]}`",
+        "put them back where they were, or train the run again",
+    )

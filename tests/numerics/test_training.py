@@ -295,8 +295,7 @@ def test_numbers_that_are_not_finite_stop_the_fold(data, tmp_path):
 def test_what_the_watcher_finds_is_said_once_and_kept(data, tmp_path):
     """At a rate far too high each fold says so in one line, and its findings lie beside its log."""
     said = Said()
-    replaced = {'"last:1"': '"all"', "lr = 1e-3": "lr = 1", "3 epochs": "8 epochs"}
-    recipe = recipe_file(tmp_path, **replaced)
+    recipe = recipe_file(tmp_path, **{"lr = 1e-3": "lr = 30"})
     run = ff.train(data, recipe=str(recipe), out=tmp_path / "run", progress=said)
     kept = [read_lines(run.folder.fold_findings(fold)) for fold in range(2)]
     warnings = [line for line in said.lines if line.startswith("warning: fold")]

@@ -54,7 +54,7 @@ def _finding(name: str, numbers: dict[str, object], codes_N: NDArray[np.int64]) 
 
 
 def with_causes(checks: Sequence[Checked]) -> list[Checked]:
-    """The checks, a collapse explained by the errors that the others found, or by their warnings where there are none."""
+    """The checks, a collapse explained by the errors that the others found; by their warnings where there are none."""
     others = [finding for check in checks for finding in check.findings if finding.kind in SHORT]
     causes = [SHORT[finding.kind] for finding in others if finding.severity == "error"]
     causes = causes or [SHORT[finding.kind] for finding in others]

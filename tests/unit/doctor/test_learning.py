@@ -95,7 +95,8 @@ def test_a_trained_model_has_no_finding():
     """It knows the batch before the first step."""
     model = network()
     optimiser = torch.optim.Adam(model.parameters(), 3e-3)
-    images, labels = (torch.stack(one) if one[0].__class__ is Tensor else torch.tensor(one) for one in zip(*Patches()))
+    rows = [Patches()[row] for row in range(len(LABELS))]
+    images, labels = torch.stack([image for image, _ in rows]), torch.tensor([label for _, label in rows])
     for _ in range(60):
         optimiser.zero_grad()
         nn.functional.cross_entropy(model(images), labels).backward()
@@ -245,7 +246,7 @@ def test_training_far_above_validation_is_read_from_the_logs(tmp_path):
 
 
 def test_what_the_watcher_kept_is_told_once_per_kind(tmp_path):
-    """Findings of folds become one finding with the folds it was said of, also where an attribute has its own models."""
+    """Findings of folds become one with the folds it was said of, also where an attribute has its own models."""
     line = {"kind": "rate-too-high", "severity": "warning", "ids": [], "evidence": {"start": 1.0}, "cause": "the loss "}
     for folder in (tmp_path, tmp_path / "attributes" / "age"):
         run_with(folder, 0, [1.0] * 10, [0.5])

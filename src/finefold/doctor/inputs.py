@@ -213,10 +213,9 @@ def _unscaled(look: Look, model: nn.Module, images: torch.Tensor, largest: float
     with torch.inference_mode():
         answers = model(images if parameter is None else images.to(parameter.device))
     is_one = isinstance(answers, torch.Tensor) and bool((answers.argmax(1) == answers[0].argmax()).all())
-    told = f"images are {look.says}, and values up to {largest:.0f} reach a network that has no normalisation"
-    if is_one:
-        told += ": it answers the same to all of them"
     assert look.form is not None
+    told = f"images are {look.says}: {look.form.mistake}; values up to {largest:.0f} reach a network without any norm"
+    told += ", and it answers the same to all of them" if is_one else ""
     return _finding("error" if is_one else "warning", {"form": look.form.says}, told, "divide by 255")
 
 

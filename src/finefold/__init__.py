@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from finefold.nn.settings import apply_settings
     from finefold.nn.stages import find_stages
     from finefold.nn.transplant import Match, match_weights
+    from finefold.nn.watching import Watcher
     from finefold.recipe.loader import load_recipe
     from finefold.recipe.schema import Recipe
     from finefold.steps.answers import Answers
@@ -76,6 +77,7 @@ _HOME = {
     "Score": "metrics.intervals",
     "Soup": "steps.soup",
     "Split": "data.splits",
+    "Watcher": "nn.watching",
     "apply_settings": "nn.settings",
     "audit": "steps.audit",
     "build_model": "nn.catalogue",
@@ -135,6 +137,7 @@ __all__ = [
     "Score",
     "Soup",
     "Split",
+    "Watcher",
     "apply_settings",
     "audit",
     "build_model",

@@ -19,7 +19,7 @@ import finefold as ff
 from finefold.errors import RecipeError, TrainingError
 from finefold.nn.backbones import Backbone
 from finefold.nn.classifier import Classifier
-from finefold.runs.folder import RunFolder
+from finefold.runs.folder import RunFolder, read_lines
 
 QUICK = """
 [split]
@@ -285,7 +285,25 @@ def test_numbers_that_are_not_finite_stop_the_fold(data, tmp_path):
     assert trouble["ids"]
     assert set(trouble["ids"]) <= set(data.samples.ids)
     assert "smaller lr" in str(told.value.hint)
+    kept = [
+        json.loads(line) for line in next((tmp_path / "run").glob("fold-*/findings.jsonl")).read_text().splitlines()
+    ]
+    assert [one["ids"] for one in kept if one["kind"] == "not-finite"] == [trouble["ids"]]
     assert not RunFolder(tmp_path / "run").is_finished
+
+
+def test_what_the_watcher_finds_is_said_once_and_kept(data, tmp_path):
+    """At a rate far too high each fold says so in one line, and its findings lie beside its log."""
+    said = Said()
+    recipe = recipe_file(tmp_path, **{"lr = 1e-3": "lr = 30"})
+    run = ff.train(data, recipe=str(recipe), out=tmp_path / "run", progress=said)
+    kept = [read_lines(run.folder.fold_findings(fold)) for fold in range(2)]
+    warnings = [line for line in said.lines if line.startswith("warning: fold")]
+    assert len(warnings) == sum(map(len, kept)) > 0
+    for lines in kept:
+        kinds = [line["kind"] for line in lines]
+        assert len(set(kinds)) == len(kinds) and set(kinds) <= {"rate-too-high", "one-class-collapse", "dead-units"}
+        assert all(line["evidence"].keys() >= {"phase", "epoch", "step"} for line in lines)
 
 
 def test_a_pattern_that_matches_nothing_ends_before_training(data, tmp_path):

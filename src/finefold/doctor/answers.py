@@ -3,7 +3,7 @@
 Shapes: N rows, B at a time, K outputs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,22 +25,32 @@ def answers_of(model: nn.Module, dataset: Any) -> NDArray[np.int64]:
         ModelError: the model does not run on what the data set yields.
     """
     was_training = model.training
-    parameter = next(model.parameters(), None)
-    device = torch.device("cpu") if parameter is None else parameter.device
+    device = device_of(model)
     model.eval()
     found = []
     try:
         with torch.inference_mode(), random_numbers_kept():
             for start in range(0, num_rows(dataset), BATCH):
                 places = range(start, min(start + BATCH, len(dataset)))
-                images_B = [_tensor(split_row(row_of(dataset, place), place)[0]) for place in places]
-                found.append(_logits(model, images_B, device).argmax(dim=1).cpu().numpy())
+                images_B = [tensor_of(split_row(row_of(dataset, place), place)[0]) for place in places]
+                found.append(logits_of(model, images_B, device).argmax(dim=1).cpu().numpy())
     finally:
         model.train(was_training)
     return np.concatenate(found).astype(np.int64)
 
 
-def _tensor(image: Any) -> torch.Tensor:
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model's parameters are."""
+    parameter = next(model.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device
+
+
+def tensor_of(image: Any) -> torch.Tensor:
+    """An image as the data set gives it, as a tensor.
+
+    Raises:
+        ModelError: it makes none.
+    """
     if isinstance(image, torch.Tensor):
         return image
     try:
@@ -49,9 +59,14 @@ def _tensor(image: Any) -> torch.Tensor:
         raise ModelError(f"an image of type {type(image).__name__} makes no tensor", NEEDED) from reason
 
 
-def _logits(model: nn.Module, images_B: list[torch.Tensor], device: torch.device) -> torch.Tensor:
+def logits_of(model: nn.Module, images_B: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:
+    """[B, K] of images.
+
+    Raises:
+        ModelError: the model fails, or gives something else.
+    """
     try:
-        output = model(torch.stack(images_B).to(device))
+        output = model(torch.stack(list(images_B)).to(device))
     except Exception as reason:
         shape = list(images_B[0].shape)
         raise ModelError(

@@ -6,6 +6,8 @@ from types import MappingProxyType
 from finefold.doctor.alignment import check_alignment
 from finefold.doctor.collapse import check_collapse, with_causes
 from finefold.doctor.diagnosis import Checked, Diagnosis
+from finefold.doctor.inputs import check_inputs
+from finefold.doctor.learning import check_learning
 from finefold.doctor.subject import Subject
 from finefold.errors import UsageError
 
@@ -14,6 +16,8 @@ Check = Callable[[Subject], Checked]
 CHECKS: Mapping[str, Check] = MappingProxyType(
     {
         "alignment": check_alignment,
+        "inputs": check_inputs,
+        "learning": check_learning,
         "collapse": check_collapse,
     }
 )

@@ -15,6 +15,7 @@ KIND = "one-class-collapse"
 SHORT = {  # what explains a collapse, most telling first
     "misaligned-labels": "labels are paired with the wrong images",
     "input-statistics": "images are not scaled as the model expects",
+    "rate-too-high": "the rate was too high",
     "nothing-learned": "training does not get below the prior's entropy, as with a rate far too high",
     "no-gradient": "no gradient reaches some of the parameters",
 }
@@ -53,9 +54,10 @@ def _finding(name: str, numbers: dict[str, object], codes_N: NDArray[np.int64]) 
 
 
 def with_causes(checks: Sequence[Checked]) -> list[Checked]:
-    """The checks, a collapse explained by what the others found."""
-    others = [finding for check in checks for finding in check.findings if finding.kind != KIND]
-    causes = [SHORT[finding.kind] for finding in others if finding.kind in SHORT and finding.severity == "error"]
+    """The checks, a collapse explained by the errors that the others found; by their warnings where there are none."""
+    others = [finding for check in checks for finding in check.findings if finding.kind in SHORT]
+    causes = [SHORT[finding.kind] for finding in others if finding.severity == "error"]
+    causes = causes or [SHORT[finding.kind] for finding in others]
     if not causes:
         return list(checks)
     reason = f"; the likely cause: {', and '.join(dict.fromkeys(causes))}"

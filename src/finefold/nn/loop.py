@@ -27,6 +27,7 @@ from finefold.nn.losses import Loss, Spread, of_known
 from finefold.nn.optim import clip_gradients, load_state_tensors, set_rates, state_tensors
 from finefold.nn.range_test import Ramp
 from finefold.nn.schedules import Schedule
+from finefold.nn.watching import Watcher
 
 OPTIMISER, AVERAGE = "optimiser/", "average/"  # beginnings of keys in a saved state
 
@@ -127,6 +128,7 @@ class PhaseLoop:
         device: where the tail is.
         average_from: step after which weights are averaged.
         is_compiled: whether whole batches go through the tail compiled; an epoch's last, smaller one never does.
+        watcher: told of every step; None for none. It changes nothing.
     """
 
     tail: Tail
@@ -144,6 +146,7 @@ class PhaseLoop:
     device: torch.device
     average_from: int = 0
     is_compiled: bool = False
+    watcher: Watcher | None = None
     step: int = 0
     scores: list[float] = field(default_factory=list)
 
@@ -152,6 +155,7 @@ class PhaseLoop:
         self._trained = {name: self._names[name] for group in self.plan.groups for name in group.names}
         self._compiled = _compiled(self.tail) if self.is_compiled else self.tail
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+        self._seen: tuple[Mapping[str, Tensor], Tensor] | None = None
 
     def run(self) -> Iterator[Step]:
         """Steps until the phase is over, from where it stands."""
@@ -176,6 +180,7 @@ class PhaseLoop:
         norm = clip_gradients(list(self._trained.values()), self.clip_norm)
         if not np.isfinite(loss) or not (np.isfinite(norm) or self._scaler.is_enabled()):
             raise NotFinite(samples, "a gradient" if np.isfinite(loss) else "the loss")
+        self._watch(float(loss))
         self._scaler.step(self.optimiser)
         self._scaler.update()
         self.optimiser.zero_grad(set_to_none=True)
@@ -193,7 +198,22 @@ class PhaseLoop:
                 logits = forward(rows)
             loss = self.losses(logits, targets_BS) * share
             self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        if self.watcher is not None and self.watcher.is_due:
+            self._seen = {name: logits_BC.detach() for name, logits_BC in logits.items()}, targets_BS
         return float(loss.detach())
+
+    def _watch(self, loss: float) -> None:
+        """Tells the watcher, where there is one, of a step whose gradients are there."""
+        if self.watcher is None:
+            return
+        if self._seen is None:
+            self.watcher.step(loss)
+            return
+        (logits, targets_BS), self._seen = self._seen, None
+        classifier = self.tail.classifier
+        with torch.no_grad():
+            logs_BK = classifier.head.join(logits)
+        self.watcher.step(loss, logs_BK, targets_BS, classifier)
 
     def _changing(self) -> dict[str, Tensor]:
         """Parameters and batch-norm statistics that this phase changes."""

@@ -106,6 +106,21 @@ class RunFolder:
         """What a fold stumbled over."""
         return self.fold(number) / "trouble.json"
 
+    def fold_findings(self, number: int) -> Path:
+        """What was found wrong while a fold trained, a JSON line each; only then."""
+        return self.fold(number) / "findings.jsonl"
+
+    @property
+    def fold_logs(self) -> tuple[Path, ...]:
+        """The logs of all folds that took steps, attributes' own models too."""
+        return tuple(sorted((*self.path.glob("fold-*/log.jsonl"), *self.path.glob("attributes/*/fold-*/log.jsonl"))))
+
+    @property
+    def folds_findings(self) -> tuple[Path, ...]:
+        """`fold_findings` of every fold that has any, attributes' own models too."""
+        found = (*self.path.glob("fold-*/findings.jsonl"), *self.path.glob("attributes/*/fold-*/findings.jsonl"))
+        return tuple(sorted(found))
+
     @property
     def work(self) -> Path:
         """What the folds' workers need; gone once the run is finished."""
@@ -259,6 +274,17 @@ def append_json(path: Path, values: Mapping[str, Any]) -> None:
             lines.write(json.dumps(values) + "\n")
     except OSError as reason:
         raise _cannot_write(path, reason) from reason
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The JSON lines of a file, less what a killed process left half; none where there is no file."""
+    if not path.is_file():
+        return []
+    found = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        with suppress(ValueError):
+            found.append(json.loads(text))
+    return found
 
 
 def write_text(path: Path, text: str) -> None:

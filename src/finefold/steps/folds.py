@@ -19,18 +19,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from finefold.data.findings import Finding
 from finefold.data.predictions import Predictions, write_parquet
 from finefold.errors import TrainingError
 from finefold.nn.classifier import Classifier, Tail
 from finefold.nn.devices import set_threads
 from finefold.nn.loaders import EvaluateRole
 from finefold.nn.loop import NotFinite, PhaseLoop, Step, predict_rows
+from finefold.nn.watching import not_finite
 from finefold.nn.weights import read_header, read_state, write_weights
-from finefold.runs.folder import RunFolder, append_json, write_json, write_text
+from finefold.runs.folder import RunFolder, append_json, read_lines, write_json, write_text
 from finefold.scale.processes import Message, serve
 from finefold.steps.expecting import MEASURED, measure
 from finefold.steps.own import NOTHING, Own
-from finefold.steps.training import Training, collapse, held_out_by, phase_loop, quick_scores, start_classifier
+from finefold.steps.training import Training, held_out_by, phase_loop, quick_scores, start_classifier, watcher_of
 
 Tell = Callable[[Mapping[str, Any]], None]
 _TUNED, _BEST = "tuned/", "best/"
@@ -74,12 +76,14 @@ class _Fold:
         """Runs a phase to its end; False where the parent let go before that."""
         recipe = self.training.recipe.train
         self.best, self.best_score, self.best_epoch = ({}, -np.inf, -1) if not loop.step else self._best()
+        loop.watcher = watcher_of(self.training, loop.plan, said=self._said(), losses=self._losses(number))
         try:
             for step in loop.run():
                 self._note({"phase": number, **_about(step)})
                 self.tell({"kind": "step", "fold": self.number, "phase": number, **_about(step)})
                 if step.is_epoch_end or step.number == loop.num_steps:
                     self._judge(number, loop, step)
+                self._tell_findings(number, loop, step)
                 is_over = recipe.patience > 0 and step.epoch - self.best_epoch > recipe.patience
                 if self.stop.is_set() or time.monotonic() - self.saved_at >= recipe.save_seconds:
                     self._save(number, loop)
@@ -123,9 +127,29 @@ class _Fold:
                 **scores,
             }
         )
-        collapsed = collapse(probs_NK, training.samples.labels_N[self.valid], training.samples.space.class_names)
-        if collapsed:
-            self.tell({"kind": "say", "line": f"warning: fold {self.number}, epoch {step.epoch + 1}: {collapsed}"})
+        assert loop.watcher is not None
+        loop.watcher.validated(probs_NK.argmax(axis=1), training.samples.labels_N[self.valid])
+
+    def _tell_findings(self, number: int, loop: PhaseLoop, step: Step) -> None:
+        """Says and keeps what the watcher found since."""
+        assert loop.watcher is not None
+        for finding in loop.watcher.news():
+            self._keep_finding(number, step.epoch, finding)
+            line = f"warning: fold {self.number}, epoch {step.epoch + 1}: {finding.cause}; {finding.remedy}"
+            self.tell({"kind": "say", "line": line})
+
+    def _keep_finding(self, phase: int, epoch: int, finding: Finding) -> None:
+        evidence = {"phase": phase, "epoch": epoch, **finding.evidence}
+        append_json(self.training.folder.fold_findings(self.number), {**finding.to_dict(), "evidence": evidence})
+
+    def _said(self) -> frozenset[str]:
+        """Kinds of findings that this fold said already."""
+        return frozenset(line["kind"] for line in read_lines(self.training.folder.fold_findings(self.number)))
+
+    def _losses(self, phase: int) -> list[float]:
+        """Of the steps of a phase that were taken before."""
+        lines = read_lines(self.training.folder.fold_log(self.number))
+        return [line["loss"] for line in lines if line["phase"] == phase and "loss" in line]
 
     def _names(self) -> frozenset[str]:
         return frozenset[str]().union(*(phase.trainable for phase in self.training.plan.phases))
@@ -181,6 +205,7 @@ class _Fold:
         file = self.training.folder.fold_trouble(self.number)
         ids = [self.training.samples.ids[sample] for sample in trouble.samples]
         write_json(file, {"phase": number, "step": loop.step, "not_finite": trouble.what, "ids": ids})
+        self._keep_finding(number, loop.step // loop.steps_per_epoch, not_finite(loop.step + 1, trouble.what, ids))
         return TrainingError(
             f"fold {self.number}, phase {number + 1}, step {loop.step + 1}: {trouble.what} is not a finite number",
             f"the step's {len(ids)} samples are in {file}; try a smaller lr, a longer schedule.warmup, "

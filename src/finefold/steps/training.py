@@ -1,6 +1,6 @@
 """What every fold of a run goes by, as its workers read it, and what follows from it for one of them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -16,7 +16,7 @@ from finefold.data.strata import Strata
 from finefold.errors import RecipeError
 from finefold.metrics.classification import confusion_matrix, log_loss_N, scores_from_confusion
 from finefold.nn.averaging import make_average
-from finefold.nn.backbones import IMAGES, Backbone
+from finefold.nn.backbones import IMAGES, POOLED, Backbone
 from finefold.nn.classifier import Classifier, JointLogits, Tail
 from finefold.nn.classwise import by_class
 from finefold.nn.copies import copies_by_class, copies_of
@@ -32,6 +32,7 @@ from finefold.nn.optim import make_optimiser
 from finefold.nn.sampling import class_counts
 from finefold.nn.schedules import make_schedule
 from finefold.nn.transforms import Augment, make_augment
+from finefold.nn.watching import Watcher
 from finefold.recipe.loader import load_recipe
 from finefold.recipe.schema import Recipe
 from finefold.recipe.training import View
@@ -39,7 +40,7 @@ from finefold.runs.folder import RunFolder, read_json, write_json
 from finefold.steps.own import NOTHING, Own
 
 Scalar = TypeVar("Scalar", bound=np.generic)
-COLLAPSED = 0.98  # share of one class among the predictions that is worth a word, where the truth has a different share
+WATCHED, WATCHED_HEAD = 20, 250  # steps between two looks at logits and gradients; a head's own steps are short
 
 
 @dataclass(frozen=True)
@@ -295,6 +296,26 @@ def start_classifier(training: Training, fold: int) -> Classifier:
     return Classifier(network, JointLogits(heads, training.samples.space, ordinal)).to(training.device)
 
 
+def watcher_of(training: Training, plan: PhasePlan, *, said: Collection[str], losses: Sequence[float]) -> Watcher:
+    """What watches a fold's steps, for less than a hundredth of their time.
+
+    Args:
+        training: what the fold goes by.
+        plan: of the phase.
+        said: kinds of findings that it said before.
+        losses: of the phase's steps so far.
+    """
+    space, layers = training.samples.space, training.plan.layers
+    return Watcher(
+        num_classes=space.num_classes,
+        class_names=space.class_names,
+        stages={layer.name: layer.parameters for layer in layers},
+        every=WATCHED_HEAD if plan.cut == POOLED else WATCHED,
+        said=said,
+        losses=losses,
+    )
+
+
 def phase_loop(training: Training, classifier: Classifier, fold: int, number: int) -> PhaseLoop:
     """The loop of one phase of a fold, before its first step; what the phase leaves alone is frozen.
 
@@ -355,14 +376,3 @@ def quick_scores(probs_NK: NDArray[np.float64], labels_N: NDArray[np.int64]) -> 
         "macro_f1": float(scores.macro_f1),
         "log_loss": float(log_loss_N(probs_NK, labels_N).mean()),
     }
-
-
-def collapse(probs_NK: NDArray[np.float64], labels_N: NDArray[np.int64], class_names: Sequence[str]) -> str | None:
-    """What to say where nearly every prediction is of one class, and the truth is not."""
-    probs_NK, labels_N = probs_NK[labels_N >= 0], labels_N[labels_N >= 0]
-    counts_K = np.bincount(probs_NK.argmax(axis=1), minlength=probs_NK.shape[1])
-    top = int(counts_K.argmax())
-    share, truth = counts_K[top] / len(labels_N), float((labels_N == top).mean())
-    if share < COLLAPSED or truth > COLLAPSED - 0.1:
-        return None
-    return f"{share:.0%} of the predictions are `{class_names[top]}`, which {truth:.0%} of the samples are"

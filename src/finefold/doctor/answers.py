@@ -49,6 +49,16 @@ def _tensor(image: Any) -> torch.Tensor:
         raise ModelError(f"an image of type {type(image).__name__} makes no tensor", NEEDED) from reason
 
 
+def logits_of(model: nn.Module, images_B: list[torch.Tensor]) -> torch.Tensor:
+    """[B, K] in the mode that the model is in.
+
+    Raises:
+        ModelError: it does not run on these images.
+    """
+    parameter = next(model.parameters(), None)
+    return _logits(model, images_B, torch.device("cpu") if parameter is None else parameter.device)
+
+
 def _logits(model: nn.Module, images_B: list[torch.Tensor], device: torch.device) -> torch.Tensor:
     try:
         output = model(torch.stack(images_B).to(device))

@@ -4,7 +4,7 @@ Shapes: N images, K joint classes.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -264,21 +264,49 @@ def _stream(run: Run, asked: _Questions, start: int, progress: Progress) -> Iter
             streams = [_stream(member, asked, start, SILENT) for member in members]
             yield from combined(run, members, streams, start, advance)
         return
-    folds = [run.fold_weights(fold) for fold in range(run.num_folds)]
-    model = FoldEnsemble.read(run.backbone, folds, run.space, views=run.recipe.predict.views)
-    engine = run.manifest["engine"]
     with progress.stage("predicting", len(names) - start, "images") as advance:
-        yield from stream_probs(
-            model,
-            names,
-            _Under(asked.root, names),
-            choice=Choice(engine["name"], engine["precision"], "as trained"),
-            max_pixels=round(run.recipe.image.max_megapixels * 1e6),
-            fallback_K=run.train_shares_K,
-            boxes=asked.boxes,
-            start=start,
-            advance=advance,
+        yield from stream_of(
+            run, names, _Under(asked.root, names), boxes=asked.boxes, start=start, folds=None, advance=advance
         )
+
+
+def stream_of(
+    run: Run,
+    names: Sequence[str],
+    paths: Sequence[Path],
+    *,
+    folds: Sequence[int] | None,
+    boxes: Sequence[Box | None] | None = None,
+    start: int = 0,
+    is_fresh: bool = False,
+    advance: Callable[[int], None] = lambda _: None,
+) -> Iterator[Part]:
+    """What a run that was trained answers, some images at a time: the one way from files to probabilities.
+
+    Args:
+        run: no ensemble.
+        names, paths: [N] of the images.
+        folds: whose models answer; all where None.
+        boxes: [N] what is kept of each image, where the run looks at boxes.
+        start: the first image that is wanted.
+        is_fresh: read and decode the files whatever the cache holds.
+        advance: told how many images are done since.
+    """
+    weights = [run.fold_weights(fold) for fold in (range(run.num_folds) if folds is None else folds)]
+    model = FoldEnsemble.read(run.backbone, weights, run.space, views=run.recipe.predict.views)
+    engine = run.manifest["engine"]
+    yield from stream_probs(
+        model,
+        names,
+        paths,
+        choice=Choice(engine["name"], engine["precision"], "as trained"),
+        max_pixels=round(run.recipe.image.max_megapixels * 1e6),
+        fallback_K=run.train_shares_K,
+        boxes=boxes,
+        start=start,
+        is_fresh=is_fresh,
+        advance=advance,
+    )
 
 
 def _questions(run: Run, images: str | Path | None) -> _Questions:

@@ -197,7 +197,10 @@ def _class_lists(dataset: Any) -> dict[str, Any]:
         for part in parts_of(dataset)
         for kind in type(part).__mro__
         for name, value in vars(kind).items()
-        if isinstance(value, (list, dict)) and value and not name.startswith("__") and name not in vars(part)
+        if isinstance(value, (list, dict))
+        and value
+        and not name.startswith("__")
+        and vars(part).get(name, value) is value  # `self.rows += rows` leaves the class's own list on the object
     }
 
 
@@ -205,8 +208,8 @@ def _of_scale(train: Subject, valid: Subject) -> Iterator[Finding]:
     """Numbers of another scale, and height and width swapped."""
     own, other = reread(train), reread(valid)
     times = max(other.std, 1e-9) / max(own.std, 1e-9)
-    if not 1 / NEAR < times < NEAR:
-        is_far = not 1 / FAR < times < FAR
+    is_far = not 1 / FAR < times < FAR
+    if is_far or (not 1 / NEAR < times < NEAR and not own.differing):  # augmentation may stretch a little
         yield broken(
             f"validation images are scaled otherwise than training images: their numbers have mean {other.mean:.3g} "
             "and "

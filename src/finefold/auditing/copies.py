@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finefold.auditing.looks import Looks
-from finefold.auditing.neighbours import nearest
+from finefold.auditing.neighbours import likeness_of_pairs, nearest
 from finefold.auditing.perceptual import Likeness, hash_pairs
 from finefold.data.images import content_hash
 from finefold.data.machine import num_threads
@@ -82,6 +82,7 @@ def find_copies(
     *,
     cache: Path | None = None,
     is_near: bool = True,
+    most_pairs: int = MOST_CANDIDATES,
     seed: int = 0,
     advance: Progress = lambda _: None,
 ) -> Copies:
@@ -97,6 +98,7 @@ def find_copies(
         features_ND: of the images, zero where unreadable; without them only the hashes find candidates.
         cache: folder of the cache, where pairs that were compared before are known; None compares all.
         is_near: False looks for exact copies alone.
+        most_pairs: that are compared; of more candidates those whose features are most alike.
         seed: of what is drawn.
         advance: told how many pairs were compared since.
     """
@@ -113,6 +115,9 @@ def find_copies(
     exact = {(i, j) for i, j in exact_P2.tolist()}
     most = max(2, min(NEIGHBOURS, MOST_CANDIDATES // len(groups_N)))
     pairs = [pair for pair in _candidates(looks, groups_N, usable, neighbours_NK[:, :most]) if pair not in exact]
+    if features_ND is not None and len(pairs) > most_pairs:
+        alike_P = likeness_of_pairs(features_ND, np.array(pairs), rng=rng)
+        pairs = [pairs[place] for place in np.sort(np.argsort(-alike_P, kind="stable")[:most_pairs]).tolist()]
     likeness = Likeness(looks.rows_N["thumb"], rng=rng)
     null_pairs = _null_pairs(groups_N, usable, neighbours_NK, rng)
     with _known(cache) as known:

@@ -48,6 +48,15 @@ def nearest(
     return found_NK
 
 
+def likeness_of_pairs(
+    features_ND: NDArray[np.floating], pairs_P2: NDArray[np.int64], *, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """[P] the similarity, as `nearest` has it, of the two images of each pair."""
+    unit_NR = _unit_rows(features_ND, rng)
+    left, right = pairs_P2.T
+    return np.asarray(np.einsum("pr,pr->p", unit_NR[left], unit_NR[right]), np.float32)
+
+
 def _unit_rows(features_ND: NDArray[np.floating], rng: np.random.Generator) -> NDArray[np.float32]:
     """[N, R] rows of length 1, or 0 where there are no features."""
     num_rows, width = features_ND.shape

@@ -5,9 +5,12 @@ from types import MappingProxyType
 
 from finefold.doctor.alignment import check_alignment
 from finefold.doctor.collapse import check_collapse, with_causes
+from finefold.doctor.contract import check_contract
 from finefold.doctor.diagnosis import Checked, Diagnosis
+from finefold.doctor.honesty import check_honesty
 from finefold.doctor.inputs import check_inputs
 from finefold.doctor.learning import check_learning
+from finefold.doctor.shift import check_shift
 from finefold.doctor.subject import Subject
 from finefold.errors import UsageError
 
@@ -19,6 +22,9 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
         "inputs": check_inputs,
         "learning": check_learning,
         "collapse": check_collapse,
+        "honesty": check_honesty,
+        "shift": check_shift,
+        "contract": check_contract,
     }
 )
 

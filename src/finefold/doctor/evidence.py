@@ -43,7 +43,17 @@ class ClosedProbe:
     """
 
     def __init__(self, features_ND: NDArray[Any], folds_N: NDArray[np.int64]) -> None:
-        self.components_NR, mean_variance = _components(features_ND)
+        self._prepare(*_components(features_ND), folds_N)
+
+    def with_folds(self, folds_N: NDArray[np.int64], rows: NDArray[np.int64] | None = None) -> "ClosedProbe":
+        """The same components of all rows, or of some, under other folds."""
+        other = ClosedProbe.__new__(ClosedProbe)
+        kept_NR = self.components_NR if rows is None else self.components_NR[rows]
+        other._prepare(kept_NR, self.mean_variance, folds_N)
+        return other
+
+    def _prepare(self, components_NR: NDArray[np.float32], mean_variance: float, folds_N: NDArray[np.int64]) -> None:
+        self.components_NR, self.mean_variance = components_NR, mean_variance
         self.num_rows = len(folds_N)
         self._rows_F = [np.flatnonzero(folds_N == fold) for fold in np.unique(folds_N)]
         self._blocks_F = [np.ascontiguousarray(self.components_NR[rows]) for rows in self._rows_F]

@@ -3,18 +3,20 @@
 Shapes: N rows in the order of the data set, K classes.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from finefold.data.predictions import Ledger
 from finefold.data.samples import SampleTable
-from finefold.data.splits import make_split
+from finefold.data.splits import Split, make_split
 from finefold.doctor.lists import Lists
+from finefold.doctor.loading import Loading
 from finefold.errors import SplitError
 from finefold.nn.features import Features, PrefixCache
 from finefold.recipe.schema import Recipe
@@ -24,6 +26,52 @@ if TYPE_CHECKING:
     from torch import nn
 
 FOLDS = 5
+
+
+class RoundTrip(Protocol):
+    """A run as images meet it that are to be answered for, and what it wrote down when it was trained.
+
+    Args:
+        name: what a person calls it.
+        folder, manifest: of the run.
+        class_names: [K] by its data.toml.
+        ledger: its out-of-fold predictions.
+        sample_ids, sample_labels_N: the samples that it was trained on.
+        split: its folds.
+        stamps: `preprocessing` and `backbone` -> file that says of which it is -> its hash.
+        fold_class_names: file of a fold -> the classes that it names.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def folder(self) -> RunFolder: ...
+    @property
+    def manifest(self) -> Mapping[str, Any]: ...
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
+    @property
+    def ledger(self) -> Ledger: ...
+    @property
+    def sample_ids(self) -> tuple[str, ...]: ...
+    @property
+    def sample_labels_N(self) -> NDArray[np.int64]: ...
+    @property
+    def split(self) -> Split: ...
+    @property
+    def stamps(self) -> Mapping[str, Mapping[str, str]]: ...
+    @property
+    def fold_class_names(self) -> Mapping[str, tuple[str, ...]]: ...
+
+    def fold_probs(self, fold: int, rows: NDArray[np.int64], *, anew: bool) -> NDArray[np.float64]:
+        """[n, K] what the submission path gives for some rows of the ledger with the model of one fold alone.
+
+        Args:
+            fold: whose model.
+            rows: of the ledger.
+            anew: read and decode the files again instead of asking the cache.
+        """
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,14 +91,19 @@ class Subject:
         paths: [N] files of the rows; None where not known, or where the images are in memory.
         lists: what the data set object keeps besides.
         samples: of a data.toml or a run, the readable rows.
+        columns: what else the data source says of each row, by the column's name.
         given_folds_N: the folds of a run or of a split file.
         test_ids, test_paths: images to answer for.
         look_at_test: computes their features.
+        answer_test: of a run whose models are heads on these features, its ledger's probabilities [N, K], and [T, K] of
+            the test images, 1/K where unreadable.
         dataset: the object that was given, any map-style data set.
         valid: the second of a pair.
         model: a model that was given, images of `dataset` -> logits.
         predict: [N] the class that the given model, or the run's fold models out of fold, gives to each row.
         run: its folder.
+        loading: how batches are made of the rows, where a DataLoader was given.
+        trips: the way of new images through the run's models, for the round trip; of each member of an ensemble.
         notes: what was assumed, a sentence each.
         memory: what a check found and another may ask for, by the check's name.
     """
@@ -67,15 +120,19 @@ class Subject:
     paths: tuple[Path, ...] | None = None
     lists: Lists = field(default_factory=Lists)
     samples: SampleTable | None = None
+    columns: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)
     given_folds_N: NDArray[np.int64] | None = None
     test_ids: tuple[str, ...] = ()
     test_paths: tuple[Path, ...] = ()
     look_at_test: Callable[[], Features] | None = field(default=None, repr=False)
+    answer_test: Callable[[], tuple[NDArray[np.float64], NDArray[np.float64]]] | None = field(default=None, repr=False)
     dataset: Any = field(default=None, repr=False)
     valid: "Subject | None" = field(default=None, repr=False)
     model: "nn.Module | None" = field(default=None, repr=False)
     predict: Callable[[], NDArray[np.int64]] | None = field(default=None, repr=False)
     run: RunFolder | None = None
+    loading: Loading | None = None
+    trips: "tuple[RoundTrip, ...]" = ()
     notes: tuple[str, ...] = ()
     memory: dict[str, Any] = field(default_factory=dict, repr=False)
 

@@ -75,6 +75,7 @@ def stream_probs(
     fallback_K: NDArray[np.float64],
     boxes: Sequence[Box | None] | None = None,
     start: int = 0,
+    is_fresh: bool = False,
     advance: Progress = lambda _: None,
 ) -> Iterator[Part]:
     """The folds' mean probabilities, some images at a time, in order.
@@ -91,11 +92,13 @@ def stream_probs(
         fallback_K: what an unreadable image gets.
         boxes: [N] what is kept of each image, instead of its centre.
         start: the first image that is wanted.
+        is_fresh: pass the cache by, however few they are.
         advance: told how many images are done since.
     """
     cache = PrefixCache(model.backbone, choice, max_pixels)
     is_kept = (
-        model.backbone.cut != IMAGES
+        not is_fresh
+        and model.backbone.cut != IMAGES
         and len(ids) <= CACHED_IMAGES
         and len(ids) * len(model.views) * cache.row_bytes <= CACHED_BYTES
     )

@@ -9,22 +9,28 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch.utils.data import DataLoader
 
 from finefold.data.findings import Finding
 from finefold.data.images import list_images
 from finefold.data.samples import SampleTable
+from finefold.data.sources import read_source
 from finefold.data.splits import Split, read_split
 from finefold.doctor.answers import answers_of
 from finefold.doctor.checks import chosen_checks, make_checks
 from finefold.doctor.datasets import num_rows, read_rows
 from finefold.doctor.diagnosis import Diagnosis
+from finefold.doctor.loading import unloaded
 from finefold.doctor.subject import Subject
 from finefold.errors import FinefoldError, UsageError
 from finefold.nn.features import Features, PrefixCache
 from finefold.recipe.loader import load_recipe
 from finefold.recipe.schema import Recipe
+from finefold.steps.effort import ledger_views
+from finefold.steps.probabilities import stream_of
 from finefold.steps.progress import SILENT, Progress
 from finefold.steps.reading import Data, read_data, without_unreadable
+from finefold.steps.round_trip import RunTrip
 from finefold.steps.run import Run, open_run
 from finefold.steps.train import prefix_cache
 
@@ -81,6 +87,8 @@ def subject_of(
 
 
 def _is_dataset(value: Any) -> bool:
+    if isinstance(value, DataLoader):
+        return True
     return (
         hasattr(value, "__getitem__") and hasattr(value, "__len__") and not isinstance(value, (str, tuple, np.ndarray))
     )
@@ -98,7 +106,14 @@ def _of_run(run: Run, progress: Progress) -> Subject:
     def predict() -> NDArray[np.int64]:
         return np.asarray(run.ledger().predictions.codes_N, np.int64)
 
-    return replace(subject, run=run.folder, predict=predict)
+    def answer_test() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        folds, views = range(run.num_folds), ledger_views(run)
+        parts = stream_of(run, subject.test_ids, subject.test_paths, folds=folds, views=views)
+        return run.ledger().predictions.probs_NK, np.concatenate([part.probs_BK for part in parts])
+
+    is_quick = not run.is_ensemble and run.recipe.is_probe_only and not run.has_boxes
+    trips = tuple(RunTrip(one) for one in (run.members() if run.is_ensemble else (run,)))
+    return replace(subject, run=run.folder, predict=predict, answer_test=answer_test if is_quick else None, trips=trips)
 
 
 def _of_samples(name: str, data: Data, recipe: Recipe, split: Split | None, progress: Progress) -> Subject:
@@ -122,11 +137,21 @@ def _of_samples(name: str, data: Data, recipe: Recipe, split: Split | None, prog
         groups=tuple(samples.groups) if samples.is_grouped else None,
         paths=tuple(samples.paths),
         samples=samples,
+        columns={} if samples.is_grouped else _columns(data, samples),
         given_folds_N=_folds(split, samples),
         test_ids=test_ids,
         test_paths=test_paths,
         look_at_test=_looking(recipe, test_ids, test_paths, progress, cache)[1],
     )
+
+
+def _columns(data: Data, samples: SampleTable) -> dict[str, list[str]]:
+    """What the data source says of each sample besides its attributes."""
+    source = read_source(data.spec)
+    place_of = {path: place for place, path in enumerate(source["path"])}
+    rows = source[[place_of[path] for path in samples.frame["path"]]]
+    others = [name for name in source.columns if name not in ("path", "id", *samples.space.names)]
+    return {name: rows[name].fill_null("").to_list() for name in others}
 
 
 def _looking(
@@ -168,6 +193,7 @@ def _folds(split: Split | None, samples: SampleTable) -> NDArray[np.int64] | Non
 
 def _of_dataset(dataset: Any, name: str, model: "nn.Module | None", progress: Progress) -> Subject:
     recipe = load_recipe("probe")
+    dataset, loading = unloaded(dataset)
     count = num_rows(dataset)
     made = once(lambda: prefix_cache(recipe, progress))
     with progress.stage(f"reading {name}", count, "rows") as advance:
@@ -187,5 +213,6 @@ def _of_dataset(dataset: Any, name: str, model: "nn.Module | None", progress: Pr
         dataset=dataset,
         model=model,
         predict=None if model is None else lambda: answers_of(model, dataset),
+        loading=loading,
         notes=(f"images: {rows.scale.says}",) if rows.scale.says else (),
     )

@@ -20,9 +20,7 @@ from finefold.data.split_checks import counted
 from finefold.data.submission import Template, answered, check_ids, csv_parts, read_template
 from finefold.errors import DataError, SubmissionError
 from finefold.metrics.classification import FloatArray
-from finefold.nn.engines import Choice
-from finefold.nn.infer import FoldEnsemble
-from finefold.nn.streaming import Part, stream_probs
+from finefold.nn.streaming import Part
 from finefold.runs.folder import write_json
 from finefold.steps.after import (
     ROWS_LOOKED_AT,
@@ -37,6 +35,7 @@ from finefold.steps.counts import Counts, check_counts, together
 from finefold.steps.effort import ALL, Effort, check_effort
 from finefold.steps.members import combined
 from finefold.steps.pooling import Pooling, check_pooling
+from finefold.steps.probabilities import stream_of
 from finefold.steps.progress import SILENT, Progress
 from finefold.steps.run import Run
 
@@ -286,17 +285,13 @@ def _stream(run: Run, asked: _Questions, start: int, progress: Progress, effort:
             streams = [_stream(member, asked, start, SILENT, effort) for member in members]
             yield from combined(run, members, streams, start, advance)
         return
-    folds = [run.fold_weights(fold) for fold in range(effort.folds_of(run))]
-    model = FoldEnsemble.read(run.backbone, folds, run.space, views=effort.views_of(run))
-    engine = run.manifest["engine"]
     with progress.stage("predicting", len(names) - start, "images") as advance:
-        yield from stream_probs(
-            model,
+        yield from stream_of(
+            run,
             names,
             _Under(asked.root, names),
-            choice=Choice(engine["name"], engine["precision"], "as trained"),
-            max_pixels=round(run.recipe.image.max_megapixels * 1e6),
-            fallback_K=run.train_shares_K,
+            folds=range(effort.folds_of(run)),
+            views=effort.views_of(run),
             boxes=asked.boxes,
             start=start,
             advance=advance,

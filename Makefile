@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo setup test test-all check format bench-probe bench-inside bench-train bench-stream clean
+.PHONY: demo setup test test-all check format bench-probe bench-inside bench-train bench-stream bench-doctor clean
 
 demo: $(INSTALLED)  ## install, then run the main job on real images
 	rm -rf finefold-demo
@@ -43,6 +43,9 @@ bench-train: $(INSTALLED)  ## training beside fastai and Lightning, in an enviro
 
 bench-stream: $(INSTALLED)  ## memory of predicting 1,000 and 50,000 images, and what a few cost beyond their work
 	$(BIN)/python benchmarks/streaming.py
+
+bench-doctor: $(INSTALLED)  ## wrong pairings of images and labels that the doctor sees and names, and its false alarms
+	$(BIN)/python benchmarks/alignment.py
 
 clean:
 	rm -rf finefold-demo .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,6 +1,6 @@
 """How many wrong pairings of images and labels the doctor sees and names, and how often it is wrong about right ones.
 
-    python benchmarks/alignment.py [--seeds 2] [--draws 20] [--shared FOLDER]
+    python benchmarks/alignment.py [--seeds 2] [--draws 20] [--shared FOLDER] [--only NAME]
 
 Data: ELPV (the elpv-dataset package), ../shared/data/maskfaces and facemask_folders where they are there, drawn
 portraits of 120 people; false alarms on these and on `--draws` draws of 60 people. Images are listed in 20 shards of
@@ -184,9 +184,12 @@ def _lost(count: int, lost: int, rng: np.random.Generator) -> Rows:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=2, help="places of a part, per kind and size")
+    parser.add_argument(
+        "--seeds", type=int, default=2, help="places of a part, per kind and size; 0: false alarms alone"
+    )
     parser.add_argument("--draws", type=int, default=20, help="draws of portraits, all labels right")
     parser.add_argument("--shared", type=Path, default=SHARED, help="where maskfaces and facemask_folders lie")
+    parser.add_argument("--only", help="one data set: ELPV, maskfaces, facemask_folders, portraits; no draws")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="finefold-bench-") as name:
         work = Path(name)
@@ -198,13 +201,15 @@ def main() -> None:
             "facemask_folders": arguments.shared / "facemask_folders",
         }
         folders["portraits"] = work / "portraits"
+        if arguments.only:
+            folders = {arguments.only: folders[arguments.only]}
         sets = [read_set(key, folder, work, cache) for key, folder in folders.items() if folder and folder.is_dir()]
         draws = []
-        for seed in range(arguments.draws):
+        for seed in range(0 if arguments.only else arguments.draws):
             draw_portraits(work / f"draw-{seed}", num_people=60, seed=seed)
             draws.append(read_set(f"draw {seed}", work / f"draw-{seed}", work, cache))
     alarms(sets + draws)
-    for data in sets:
+    for data in sets if arguments.seeds else ():
         print(f"\n{data.name}: {len(data):,} images, {len(data.class_names)} classes", flush=True)
         table(data, arguments.seeds)
         rows = list(subsets(data, arguments.seeds))

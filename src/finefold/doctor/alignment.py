@@ -15,20 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finefold.data.findings import Finding
-from finefold.data.images import natural_key
 from finefold.doctor.diagnosis import Checked
 from finefold.doctor.evidence import ClosedProbe
 from finefold.doctor.judging import Known, Verdict, in_order, judge, longest_labels
 from finefold.doctor.pairings import folders_of, orders_of, parts_of
 from finefold.doctor.parts import Stretch
-from finefold.doctor.subject import FOLDS, Subject
+from finefold.doctor.subject import Subject
 from finefold.doctor.trials import CLEAR, SURE, Court, Trial
 
 NAME = "alignment"
 LEAST_IMAGES = 40
 REMEDY = "pair images and labels by the file's name in one table, never by their places in two lists"
-NEIGHBOURS = (48, 16, 4, 1)  # rows that go to one fold together; fewer where blocks or classes would be too few
-LEAST_BLOCKS, MOSTLY = 4, 0.95  # of a fold; of the rows, whose class is in other folds too
 SORTED = ("natural order", "text order")  # by which rows that were shuffled are laid out again
 
 
@@ -71,7 +68,7 @@ def _judged(subject: Subject) -> NDArray[np.int64]:
 
 def _judge(subject: Subject, kept: NDArray[np.int64]) -> Verdict:
     """The rows in their order; where no pairing is found so, as their files are sorted."""
-    probe = ClosedProbe(subject.features.rows_ND[kept], _folds(subject, kept))
+    probe = ClosedProbe(subject.features.rows_ND[kept], subject.folds_N[kept])
     clusters_N = np.unique(subject.group_codes_N[kept], return_inverse=True)[1]
     court = Court.of(probe, subject.labels_N[kept], subject.num_classes, clusters_N)
     known = _known(subject, kept)
@@ -84,29 +81,6 @@ def _judge(subject: Subject, kept: NDArray[np.int64]) -> Verdict:
             pairing = replace(verdict.best.pairing, name=f"{verdict.best.pairing.name}, the files in {name}")
             verdict = replace(verdict, best=replace(verdict.best, pairing=pairing))
     return verdict if verdict.best is not None else first
-
-
-def _folds(subject: Subject, kept: NDArray[np.int64]) -> NDArray[np.int64]:
-    """[N] folds that keep groups whole; where groups are not known, neighbours by the files' names, or else by place.
-
-    Neighbours are often photos of one thing. A probe that has seen one of them knows the others' label, right or wrong.
-    """
-    if subject.groups is not None:
-        return subject.folds_N[kept]
-    labels_N, count = subject.labels_N[kept], len(kept)
-    order_N = np.arange(count)
-    if subject.paths is not None:
-        order_N = np.array(sorted(order_N, key=lambda row: natural_key(str(subject.paths[kept[row]]))))  # type: ignore[index]
-    rng = np.random.default_rng(subject.recipe.seed)
-    folds_N = np.empty(count, np.int64)
-    for size in NEIGHBOURS:
-        num_blocks = -(-count // size)
-        folds_N[order_N] = (rng.permutation(num_blocks) % FOLDS)[np.arange(count) // size]
-        seen_KF = np.zeros((subject.num_classes, FOLDS), bool)
-        seen_KF[labels_N, folds_N] = True
-        if num_blocks >= LEAST_BLOCKS * FOLDS and (seen_KF.sum(axis=1)[labels_N] > 1).mean() > MOSTLY:
-            return folds_N
-    return folds_N
 
 
 def _known(subject: Subject, kept: NDArray[np.int64]) -> Known:

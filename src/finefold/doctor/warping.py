@@ -16,14 +16,15 @@ from finefold.doctor.evidence import gain_of_targets
 from finefold.doctor.pairings import Pairing
 from finefold.doctor.trials import Court, Trial
 
-RATES = (0.99, 0.95, 0.8, 0.67, 0.5)  # shares that a part may be of the whole, where it is not known
+RATES = (0.99, 0.95, 0.9, 0.8, 0.7)  # shares that a part may be of the whole, where it is not known; with half of it
+# to choose from, any labels can be aligned with any images
 SLACK = 0.1  # of a list, by which a rate may be off in the end
 SHARP = 0.6  # rows: a blur that is none
 ROUNDS = 12
 MOST_CELLS = 40_000_000  # of the table that the alignment fills
 NUM_NULLS = 3
 RUNS = 4  # of each class, from which on the order of the classes is no matter of names
-MARGIN = 0.15  # of the nats found, that others must stay below
+MARGIN = 0.4  # of the nats found, that others must stay below
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ TESTS_AT_ONCE ?= 2# processes; a file's tests stay together, as many share what 
 PYTEST = $(BIN)/pytest -n $(TESTS_AT_ONCE) --dist loadfile
 INSTALLED := .venv/.installed
 
-.PHONY: demo setup test test-all check format bench-probe bench-inside bench-train bench-stream bench-decide clean
+.PHONY: demo setup test test-all check format bench-probe bench-inside bench-train bench-stream bench-decide bench-doctor clean
 
 demo: $(INSTALLED)  ## install, then run the main job on real images
 	rm -rf finefold-demo
@@ -48,6 +48,9 @@ bench-stream: $(INSTALLED)  ## memory of predicting 1,000 and 50,000 images, and
 
 bench-decide: $(INSTALLED)  ## bootstrap, greedy selection, class shares, counts; folds times views on a frozen prefix
 	$(BIN)/python benchmarks/decide.py
+
+bench-doctor: $(INSTALLED)  ## wrong pairings of images and labels that the doctor sees and names, and its false alarms
+	$(BIN)/python benchmarks/alignment.py
 
 clean:
 	rm -rf finefold-demo .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

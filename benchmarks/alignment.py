@@ -1,6 +1,6 @@
 """How many wrong pairings of images and labels the doctor sees and names, and how often it is wrong about right ones.
 
-    python benchmarks/alignment.py [--seeds 2] [--draws 20] [--shared FOLDER]
+    python benchmarks/alignment.py [--seeds 2] [--draws 20] [--shared FOLDER] [--only NAME]
 
 Data: ELPV (the elpv-dataset package), ../shared/data/maskfaces and facemask_folders where they are there, drawn
 portraits of 120 people; false alarms on these and on `--draws` draws of 60 people. Images are listed in 20 shards of
@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +51,7 @@ class Set:
     def __len__(self) -> int:
         return len(self.labels_N)
 
-    @property
+    @cached_property
     def paths(self) -> list[str]:
         """[N] names in 20 shards."""
         starts = [-(-shard * len(self) // SHARDS) for shard in range(SHARDS + 1)]
@@ -123,28 +124,26 @@ KINDS: dict[str, tuple[Callable[[Set, Rows, np.random.Generator], Rows], str]] =
 }
 
 
-def outcome(said: Checked, labels_N: Rows, observed_N: Rows, named: str) -> tuple[bool, bool]:
+def outcome(said: Checked, named: str) -> tuple[bool, bool]:
     """(an error was found, the pairing that is named is the right one)."""
     errors = [one for one in said.findings if one.kind == "misaligned-labels"]
     names = [str(one.evidence["pairing"]) for one in errors if one.evidence["pairing"]]
-    del labels_N, observed_N
     return bool(errors), any(named in name for name in names) if named else not names and bool(errors)
 
 
-def parts(data: Set, seeds: int) -> Iterator[tuple[str, float, int, bool, bool]]:
-    """(kind, part, labels that it makes wrong, seen, named) for every kind, part and seed."""
-    for kind, (turn, named) in KINDS.items():
-        for part in PARTS:
-            for seed in range(seeds):
-                rng = np.random.default_rng((seed, int(100 * part)))
-                count = round(part * SHARDS)
-                rows = data.shards(int(rng.integers(0, SHARDS - count + 1)), count)
-                source_N = np.arange(len(data))
-                source_N[rows] = turn(data, rows, rng)
-                observed_N = data.labels_N[source_N]
-                said = check_alignment(data.subject(observed_N))
-                num_wrong = int((observed_N != data.labels_N).sum())
-                yield kind, part, num_wrong, *outcome(said, data.labels_N, observed_N, named)
+def parts(data: Set, kind: str, part: float, seeds: int) -> Iterator[tuple[int, bool, bool]]:
+    """(labels that it makes wrong, seen, named) for every seed; the part lies at a random place."""
+    turn, named = KINDS[kind]
+    for seed in range(seeds):
+        rng = np.random.default_rng((seed, int(100 * part)))
+        count = round(part * SHARDS)
+        rows = data.shards(int(rng.integers(0, SHARDS - count + 1)), count)
+        source_N = np.arange(len(data))
+        source_N[rows] = turn(data, rows, rng)
+        observed_N = data.labels_N[source_N]
+        num_wrong = int((observed_N != data.labels_N).sum())
+        if num_wrong:
+            yield num_wrong, *outcome(check_alignment(data.subject(observed_N)), named)
 
 
 def subsets(data: Set, seeds: int) -> Iterator[tuple[str, int, bool, bool]]:
@@ -185,9 +184,12 @@ def _lost(count: int, lost: int, rng: np.random.Generator) -> Rows:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=2, help="places of a part, per kind and size")
+    parser.add_argument(
+        "--seeds", type=int, default=2, help="places of a part, per kind and size; 0: false alarms alone"
+    )
     parser.add_argument("--draws", type=int, default=20, help="draws of portraits, all labels right")
     parser.add_argument("--shared", type=Path, default=SHARED, help="where maskfaces and facemask_folders lie")
+    parser.add_argument("--only", help="one data set: ELPV, maskfaces, facemask_folders, portraits; no draws")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="finefold-bench-") as name:
         work = Path(name)
@@ -199,15 +201,17 @@ def main() -> None:
             "facemask_folders": arguments.shared / "facemask_folders",
         }
         folders["portraits"] = work / "portraits"
+        if arguments.only:
+            folders = {arguments.only: folders[arguments.only]}
         sets = [read_set(key, folder, work, cache) for key, folder in folders.items() if folder and folder.is_dir()]
         draws = []
-        for seed in range(arguments.draws):
+        for seed in range(0 if arguments.only else arguments.draws):
             draw_portraits(work / f"draw-{seed}", num_people=60, seed=seed)
             draws.append(read_set(f"draw {seed}", work / f"draw-{seed}", work, cache))
     alarms(sets + draws)
-    for data in sets:
+    for data in sets if arguments.seeds else ():
         print(f"\n{data.name}: {len(data):,} images, {len(data.class_names)} classes", flush=True)
-        table(list(parts(data, arguments.seeds)))
+        table(data, arguments.seeds)
         rows = list(subsets(data, arguments.seeds))
         for kind in dict.fromkeys(row[0] for row in rows):
             of = [row for row in rows if row[0] == kind]
@@ -221,20 +225,23 @@ def alarms(sets: list[Set]) -> None:
         start = time.process_time()
         said = check_alignment(data.subject(data.labels_N))
         errors = [finding.cause for finding in said.findings if finding.severity == "error"]
-        print(f"{data.name:<18} {len(errors)} errors, {time.process_time() - start:.1f} s of processor  {said.says}")
+        print(
+            f"{data.name:<18} {len(errors)} errors, {time.process_time() - start:.1f} s of processor  {said.says}",
+            flush=True,
+        )
         for cause in errors:
-            print(f"    {cause}")
+            print(f"    {cause}", flush=True)
 
 
-def table(rows: list[tuple[str, float, int, bool, bool]]) -> None:
+def table(data: Set, seeds: int) -> None:
     """Seen and named by kind and part; a cell in which no label is wrong holds a dash."""
     print(f"  {'seen / named, of trials with a wrong label':<44}" + "".join(f"{100 * part:>12.0f} %" for part in PARTS))
     for kind in KINDS:
-        cells = []
+        print(f"  {kind:<44}", end="", flush=True)
         for part in PARTS:
-            of = [row for row in rows if row[:2] == (kind, part) and row[2] > 0]
-            cells.append(f"{_share(of, 3)}/{_share(of, 4)}" if of else "-")
-        print(f"  {kind:<44}" + "".join(f"{cell:>14}" for cell in cells), flush=True)
+            of = list(parts(data, kind, part, seeds))
+            print(f"{f'{_share(of, 1)}/{_share(of, 2)}' if of else '-':>14}", end="", flush=True)
+        print(flush=True)
 
 
 def _share(rows: list[tuple], place: int) -> str:  # type: ignore[type-arg]

@@ -7,8 +7,8 @@ pairing is not one that scores well, but one that no other beats.
 Shapes: N rows.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,42 +17,16 @@ from numpy.typing import NDArray
 from finefold.data.findings import Finding
 from finefold.doctor.diagnosis import Checked
 from finefold.doctor.evidence import ClosedProbe
-from finefold.doctor.pairings import Pairing, Ranks, by_orders, folders_of, of_whole_folder, orders_of
-from finefold.doctor.parts import Stretch, best_part, is_shuffled, misfit
+from finefold.doctor.judging import Known, Verdict, in_order, judge, longest_labels
+from finefold.doctor.pairings import folders_of, orders_of, parts_of
+from finefold.doctor.parts import Stretch
 from finefold.doctor.subject import Subject
 from finefold.doctor.trials import CLEAR, SURE, Court, Trial
-from finefold.doctor.warping import best_warp
 
 NAME = "alignment"
-NUM_CHANCE = 20  # random orders of the labels
-ROUNDS = 6  # of parts that are re-paired one after the other
-WEAK = 0.1  # of the labels' entropy: with less known of the labels, nearly anything may be wrong
 LEAST_IMAGES = 40
 REMEDY = "pair images and labels by the file's name in one table, never by their places in two lists"
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What was found of some rows.
-
-    Args:
-        court: the labels as they are.
-        chance: [times, 2] information and accuracy of random orders.
-        best: the pairing that beats theirs beyond doubt.
-        stretch: rows whose labels do not belong, and for which no pairing was found.
-        num_pairings: how many others were looked at.
-    """
-
-    court: Court
-    chance: NDArray[np.float64]
-    best: Trial | None
-    stretch: Stretch | None
-    num_pairings: int
-
-    @property
-    def has_signal(self) -> bool:
-        """Whether the probe knows more of the labels than of all random orders."""
-        return self.court.current.information > float(self.chance[:, 0].max()) + 1e-3
+SORTED = ("natural order", "text order")  # by which rows that were shuffled are laid out again
 
 
 def check_alignment(subject: Subject) -> Checked:
@@ -72,10 +46,9 @@ def _check(subject: Subject) -> Checked:
     if len(kept) < LEAST_IMAGES or len(np.unique(labels_N)) < 2:
         why = f"{len(kept)} images of {len(np.unique(labels_N))} classes are too few to judge pairings"
         return Checked(NAME, f"not done: {why}", is_done=False)
-    verdict = judge(subject, kept)
+    verdict = _judge(subject, kept)
     subject.memory[NAME] = verdict
-    findings = tuple(_findings(subject, verdict, kept))
-    return Checked(NAME, _says(verdict), findings, numbers=_numbers(verdict))
+    return Checked(NAME, _says(verdict), tuple(_findings(subject, verdict)), numbers=_numbers(verdict))
 
 
 def repaired_labels(subject: Subject) -> NDArray[np.int64] | None:
@@ -84,7 +57,7 @@ def repaired_labels(subject: Subject) -> NDArray[np.int64] | None:
     if not isinstance(verdict, Verdict) or verdict.best is None:
         return None
     labels_N = subject.labels_N.copy()
-    labels_N[_judged(subject)] = verdict.best.labels_N
+    labels_N[verdict.rows_N] = verdict.best.labels_N
     return labels_N
 
 
@@ -93,121 +66,47 @@ def _judged(subject: Subject) -> NDArray[np.int64]:
     return np.flatnonzero(subject.features.is_readable_N & (subject.labels_N >= 0))
 
 
-def judge(subject: Subject, kept: NDArray[np.int64]) -> Verdict:
-    """All pairings, on the readable rows of a subject."""
-    rng = np.random.default_rng(subject.recipe.seed)
-    labels_N = subject.labels_N[kept]
+def _judge(subject: Subject, kept: NDArray[np.int64]) -> Verdict:
+    """The rows in their order; where no pairing is found so, as their files are sorted."""
     probe = ClosedProbe(subject.features.rows_ND[kept], subject.folds_N[kept])
     clusters_N = np.unique(subject.group_codes_N[kept], return_inverse=True)[1]
-    court = Court.of(probe, labels_N, subject.num_classes, clusters_N)
-    chance = probe.permuted(labels_N, subject.num_classes, times=NUM_CHANCE, rng=rng)
-    paths = None if subject.paths is None else [str(subject.paths[row]) for row in kept]
-    orders = {} if paths is None else orders_of(paths)
-    whole = [*court.shifts(), *by_orders(orders, np.arange(len(kept)), len(kept))]
-    listed = _by_lists(subject, kept, court)
-    trials = [trial for trial in (court.best(whole), *listed) if trial is not None and trial.is_better]
-    if trials and trials[0].pairing.kind == "shift":
-        trials[0] = court.cut_or_cyclic(trials[0])
-    best = max(trials, key=lambda trial: trial.nats, default=None)
-    longer = _longest_labels(subject)
-    if best is None and (longer is not None or _is_weak(court)):
-        best = best_warp(court if longer is None else court.with_labels(longer), rng)
-    steps: list[Trial] = []
-    if best is None or best.pairing.scope != "all" or best.pairing.kind == "shift":
-        steps = _parts(court, {} if paths is None else folders_of(paths), orders, rng)
-    if steps and (part := court.hear(_joined(steps, len(kept)))).nats > (0.0 if best is None else best.nats):
-        best = part
-        if any(step.pairing.kind == "shift" for step in steps):
-            warped = best_warp(court, rng)
-            best = warped if warped is not None and warped.nats > 1.05 * best.nats else best
-    stretch = _unexplained(court, best, rng)
-    return Verdict(court, chance, best, stretch, len(whole) + len(listed))
-
-
-def _parts(
-    court: Court, folders: Mapping[str, NDArray[np.int64]], orders: Mapping[str, Ranks], rng: np.random.Generator
-) -> list[Trial]:
-    """Re-pairings of parts, each on top of those before."""
-    steps: list[Trial] = []
-    for _ in range(ROUNDS):
-        step = best_part(court, orders, folders, rng)
-        if step is None or not court.explains(step):
+    court = Court.of(probe, subject.labels_N[kept], subject.num_classes, clusters_N)
+    known = _known(subject, kept)
+    verdict = first = judge(court, known, kept, seed=subject.recipe.seed)
+    for name, order_N in _other_orders(known):
+        if verdict.best is not None:
             break
-        steps.append(step)
-        court = Court.of(court.probe, step.labels_N, court.num_classes, court.clusters_N)
-    return steps
+        verdict = judge(*in_order(court, known, order_N), kept[order_N], seed=subject.recipe.seed)
+        if verdict.best is not None:
+            pairing = replace(verdict.best.pairing, name=f"{verdict.best.pairing.name}, the files in {name}")
+            verdict = replace(verdict, best=replace(verdict.best, pairing=pairing))
+    return verdict if verdict.best is not None else first
 
 
-def _joined(steps: list[Trial], count: int) -> Pairing:
-    """Several re-pairings as one."""
-    source_N = np.arange(count)
-    for step in steps:
-        source_N = source_N[step.pairing.source_N]
-    first = max(steps, key=lambda step: step.nats).pairing
-    more = f", and {len(steps) - 1} more such parts" if len(steps) > 1 else ""
-    return Pairing(f"{first.name}{more}", source_N, first.kind, first.scope)
+def _known(subject: Subject, kept: NDArray[np.int64]) -> Known:
+    paths = None if subject.paths is None else [str(subject.paths[row]) for row in kept]
+    parts = {"folder": {} if paths is None else folders_of(paths)}
+    if subject.groups is not None:
+        parts["group"] = parts_of([subject.groups[row] for row in kept])
+    if subject.given_folds_N is not None:
+        parts["fold"] = parts_of(subject.given_folds_N[kept])
+    longer = None
+    if len(kept) == len(subject.ids):
+        longer = longest_labels(
+            subject.lists, [subject.class_names[code] for code in subject.labels_N], subject.class_names
+        )
+    return Known(paths, {} if paths is None else orders_of(paths), parts, subject.lists, longer)
 
 
-def _unexplained(court: Court, best: Trial | None, rng: np.random.Generator) -> Stretch | None:
-    """Rows whose labels do not belong, once the best pairing is made."""
-    if best is not None and (best.labels_N < 0).any():
-        return None
-    left = court if best is None else Court.of(court.probe, best.labels_N, court.num_classes, court.clusters_N)
-    stretch = misfit(left)
-    return stretch if stretch is not None and is_shuffled(left, stretch, rng) else None
-
-
-def _is_weak(court: Court) -> bool:
-    shares = np.bincount(court.labels_N) / len(court.labels_N)
-    entropy = -float((shares[shares > 0] * np.log(shares[shares > 0])).sum())
-    return court.current.information < WEAK * entropy
-
-
-def _longest_labels(subject: Subject) -> NDArray[np.int64] | None:
-    """A list of the data set that begins with the labels as they are and goes on."""
-    codes = {name: code for code, name in enumerate(subject.class_names)}
-    if (subject.labels_N < 0).any():
-        return None
-    own = [subject.class_names[code] for code in subject.labels_N]
-    for texts in (subject.lists.labels or {}).values():
-        if len(texts) > len(own) and list(texts[: len(own)]) == own and set(texts) <= codes.keys():
-            return np.array([codes[text] for text in texts], np.int64)
-    return None
-
-
-def _by_lists(subject: Subject, kept: NDArray[np.int64], court: Court) -> list[Trial]:
-    """Pairings that the data set's own lists suggest."""
-    longer = _longest_labels(subject)
-    if longer is None:
-        short = [
-            Pairing(f"the positions in `{name}`, one for each label", _inverse(places, len(kept)), "subset")
-            for name, places in (subject.lists.indices or {}).items()
-            if len(places) == len(kept) and list(places) != list(range(len(kept)))
-        ]
-        return [court.hear(pairing) for pairing in short if (pairing.source_N >= 0).any()]
-    wide = court.with_labels(longer)
-    found = [
-        Pairing(f"the positions in `{name}`", np.asarray(places)[kept], "subset")
-        for name, places in (subject.lists.indices or {}).items()
-        if len(places) == len(subject.ids) and max(places) < len(longer)
-    ]
-    every, own = subject.lists.every_path, subject.lists.paths
-    if len(every) == len(longer) and own:
-        place_of = {path: place for place, path in enumerate(every)}
-        positions = np.array([place_of.get(own[row], -1) for row in kept])
-        found.append(Pairing("the place of each path in the whole list of paths", positions, "subset"))
-    if subject.paths is not None:
-        found += of_whole_folder([str(subject.paths[row]) for row in kept], len(longer))
-    return [wide.hear(pairing) for pairing in found]
-
-
-def _inverse(places: tuple[int, ...], count: int) -> NDArray[np.int64]:
-    """[N] which entry of an index list names each row; -1 for rows that none names."""
-    source_N = np.full(count, -1, np.int64)
-    for entry, place in enumerate(places):
-        if place < count:
-            source_N[place] = entry
-    return source_N
+def _other_orders(known: Known) -> Iterator[tuple[str, NDArray[np.int64]]]:
+    """Orders of the files in which the rows are not already."""
+    seen = []
+    for name in SORTED:
+        if name in known.orders:
+            order_N = np.argsort(known.orders[name])
+            if (np.diff(order_N) < 0).any() and not any(np.array_equal(order_N, one) for one in seen):
+                seen.append(order_N)
+                yield name, order_N
 
 
 def _says(verdict: Verdict) -> str:
@@ -250,19 +149,19 @@ def _numbers(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def _findings(subject: Subject, verdict: Verdict, kept: NDArray[np.int64]) -> list[Finding]:
+def _findings(subject: Subject, verdict: Verdict) -> list[Finding]:
     found = []
     if verdict.best is not None:
-        found.append(_misaligned(subject, verdict, verdict.best, kept))
+        found.append(_misaligned(subject, verdict, verdict.best))
     if verdict.stretch is not None:
-        found.append(_shuffled(subject, verdict, verdict.stretch, kept))
+        found.append(_shuffled(subject, verdict, verdict.stretch))
     if not found and not verdict.has_signal:
         found.append(_no_signal(verdict))
     return found
 
 
-def _misaligned(subject: Subject, verdict: Verdict, best: Trial, kept: NDArray[np.int64]) -> Finding:
-    current = verdict.court.current
+def _misaligned(subject: Subject, verdict: Verdict, best: Trial) -> Finding:
+    current, kept = verdict.court.current, verdict.rows_N
     wrong = np.flatnonzero((best.labels_N >= 0) & (best.labels_N != verdict.court.labels_N))
     evidence = {
         "current": round(current.accuracy, 4),
@@ -287,7 +186,8 @@ def _misaligned(subject: Subject, verdict: Verdict, best: Trial, kept: NDArray[n
     )
 
 
-def _shuffled(subject: Subject, verdict: Verdict, stretch: Stretch, kept: NDArray[np.int64]) -> Finding:
+def _shuffled(subject: Subject, verdict: Verdict, stretch: Stretch) -> Finding:
+    kept = verdict.rows_N
     first, last = subject.ids[kept[stretch.first]], subject.ids[kept[stretch.last - 1]]
     evidence = {
         "current": round(verdict.court.current.accuracy, 4),

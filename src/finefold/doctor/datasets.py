@@ -7,7 +7,7 @@ Shapes: N rows, K classes.
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -120,8 +120,7 @@ def read_rows(dataset: Any, cache: PrefixCache, *, advance: Advance = lambda _: 
     codes = {name: code for code, name in enumerate(names)}
     labels_N = np.array([codes[text] for text in texts], np.int64)
     lists = find_lists(dataset, count, texts)
-    if lists.paths and not _are_of(lists.paths, thumbs):
-        lists = Lists((), lists.every_path, lists.labels, lists.indices)
+    lists = replace(lists, paths=_believed(lists, thumbs))
     features = Features(rows_ND, np.ones(count, bool), (), num_computed, tuple(hashes))
     return Rows(dataset, labels_N, names, features, lists, scale)
 
@@ -195,8 +194,16 @@ def _features(
     return rows, _Seen(hashes, len(lacking))
 
 
-def _are_of(paths: Sequence[str], thumbs: Mapping[int, NDArray[np.uint8]]) -> bool:
-    """Whether the rows' pictures look like the files that a list names; True where no file is there to be read."""
+def _believed(lists: Lists, thumbs: Mapping[int, NDArray[np.uint8]]) -> tuple[str, ...]:
+    """[N] the list of paths whose files are the rows' pictures; where no file is there to be read, one of N entries."""
+    for paths in (lists.paths, *lists.others):
+        if paths and _are_of(paths, thumbs):
+            return paths
+    return next((paths for paths in lists.beginnings if _are_of(paths, thumbs, unread=False)), ())
+
+
+def _are_of(paths: Sequence[str], thumbs: Mapping[int, NDArray[np.uint8]], *, unread: bool = True) -> bool:
+    """Whether the rows' pictures look like the files that a list names; `unread` where no two files can be read."""
     shown, named = [], []
     for place, pixels_HWC in thumbs.items():
         try:
@@ -210,7 +217,7 @@ def _are_of(paths: Sequence[str], thumbs: Mapping[int, NDArray[np.uint8]]) -> bo
         [[max(_agreement(one, other), _agreement(one, other[:, ::-1])) for other in named] for one in shown]
     )
     if len(alike) < 2:
-        return True
+        return unread
     return float((np.diag(alike) >= alike.max(axis=1) - CLOSE).mean()) >= 0.5
 
 

@@ -6,6 +6,7 @@ probabilities by one temperature. Everything of it but a small product depends o
 Shapes: N rows, R components, C classes, F folds.
 """
 
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +70,16 @@ class ClosedProbe:
             ridge_R = np.full(len(whole_RR), STRENGTH * mean_variance * (self.num_rows - len(block)))
             ridge_R[-1] = 1e-6  # the intercept is free
             self._inverses_FRR.append(np.linalg.inv(whole_RR - gram_RR + np.diag(ridge_R)).astype(np.float32))
+
+    def reordered(self, order_N: NDArray[np.int64]) -> "ClosedProbe":
+        """The same probe of the same rows in another order: row i is what `order_N[i]` was."""
+        other = copy(self)
+        place_N = np.empty_like(order_N)
+        place_N[order_N] = np.arange(len(order_N))
+        other.components_NR = self.components_NR[order_N]
+        other.white_RN = self.white_RN[:, order_N]
+        other._rows_F = [place_N[rows] for rows in self._rows_F]
+        return other
 
     def scores(self, targets_NC: NDArray[np.float32]) -> NDArray[np.float32]:
         """[N, C] regression of any targets, every row by the fit that did not see it."""

@@ -21,6 +21,7 @@ from finefold.errors import DataError
 Ranks = NDArray[np.int64]
 Scope = Literal["all", "folder", "near", "misfit", "stretch"]
 LISTED = "the order of the rows"
+MOST_FILES, TIMES_AS_MANY = 2000, 10  # that a folder may hold beyond the rows, to be gone through
 
 
 @dataclass(frozen=True)
@@ -84,18 +85,36 @@ def by_orders(orders: Mapping[str, Ranks], rows: NDArray[np.int64], count: int) 
         rows: ascending; the others keep their labels.
         count: N.
     """
+    for name, source in turned_by_orders(orders, rows):
+        yield placed(name, rows, source, count, kind="order")
+
+
+def turned_by_orders(orders: Mapping[str, Ranks], rows: NDArray[np.int64]) -> Iterator[tuple[str, NDArray[np.int64]]]:
+    """(name, the row whose label each of `rows` takes) of every two orders, also backwards; none comes twice."""
     ranks = {LISTED: np.arange(len(rows))} | {name: _ranks(np.argsort(places[rows])) for name, places in orders.items()}
-    seen = {np.arange(count).tobytes()}
+    distinct: dict[bytes, str] = {}
+    for name, places in ranks.items():
+        distinct.setdefault(places.tobytes(), name)
+    ranks = {name: ranks[name] for name in distinct.values()}
+    seen = {np.asarray(rows, np.int64).tobytes()}
     last = len(rows) - 1
     for images, of_images in ranks.items():
         at_rank = _ranks(of_images)  # which row has that rank
         for labels, of_labels in ranks.items():
             for is_reversed in (False, True):
-                source_N = np.arange(count)
-                source_N[rows] = rows[at_rank[last - of_labels if is_reversed else of_labels]]
-                if source_N.tobytes() not in seen:
-                    seen.add(source_N.tobytes())
-                    yield Pairing(_order_name(images, labels, is_reversed), source_N, "order")
+                source = rows[at_rank[last - of_labels if is_reversed else of_labels]]
+                if source.tobytes() not in seen:
+                    seen.add(source.tobytes())
+                    yield _order_name(images, labels, is_reversed), source
+
+
+def placed(
+    name: str, rows: NDArray[np.int64], source: NDArray[np.int64], count: int, *, kind: str, scope: Scope = "all"
+) -> Pairing:
+    """Some rows take others' labels; all others keep theirs."""
+    source_N = np.arange(count)
+    source_N[rows] = source
+    return Pairing(name, source_N, kind, scope)
 
 
 def _order_name(images: str, labels: str, is_reversed: bool) -> str:
@@ -108,30 +127,53 @@ def _order_name(images: str, labels: str, is_reversed: bool) -> str:
 
 
 def folders_of(paths: Sequence[str]) -> Mapping[str, NDArray[np.int64]]:
-    """The rows of each folder, where there is more than one and some hold ten or more."""
-    parents = [str(PurePath(path).parent) for path in paths]
-    names, codes_N = np.unique(parents, return_inverse=True)
-    if len(names) < 2:
+    """The rows of each folder, where there is more than one."""
+    return parts_of([str(PurePath(path).parent) for path in paths])
+
+
+def parts_of(names: Sequence[str] | NDArray[np.int64]) -> Mapping[str, NDArray[np.int64]]:
+    """Name -> rows that have it, ascending; nothing where all have the same, or each its own."""
+    distinct, codes_N = np.unique(np.asarray(names), return_inverse=True)
+    if len(distinct) < 2 or len(distinct) == len(codes_N):
         return {}
-    return {str(name): np.flatnonzero(codes_N == code) for code, name in enumerate(names)}
+    by_part, starts = np.argsort(codes_N, kind="stable"), np.cumsum(np.bincount(codes_N))[:-1]
+    return {str(name): rows for name, rows in zip(distinct, np.split(by_part, starts), strict=True)}
 
 
-def of_whole_folder(paths: Sequence[str], num_labels: int) -> Iterator[Pairing]:
-    """Labels of all images of the rows' common folder, in some order, against rows that are a part of them."""
+def of_whole_folder(paths: Sequence[str], num_labels: int | None = None) -> Iterator[Pairing]:
+    """Labels of all images of the rows' common folder, in some order, against rows that are a part of them.
+
+    Args:
+        paths: of the rows.
+        num_labels: in the list of labels; None where only those that came with the rows are known, the first of it.
+    """
     try:
         root = Path(os.path.commonpath([str(Path(path).parent) for path in paths]))
-        found = list_images(root).paths
+        found = list_images(root).paths if _is_small(root, MOST_FILES + TIMES_AS_MANY * len(paths)) else ()
     except (DataError, ValueError, OSError):
         return
-    if len(found) != num_labels or num_labels <= len(paths):
+    if len(found) <= len(paths) or num_labels not in (None, len(found)):
         return
     inside = [Path(path).relative_to(root).as_posix() for path in paths]
     if not set(inside) <= set(found):
         return
+    seen = set()
     for name, places in orders_of(found, on_disk=False).items():
         place_of = dict(zip(found, places.tolist(), strict=True))
         source_N = np.array([place_of[path] for path in inside])
-        yield Pairing(f"{name} of all {num_labels} files in {root.name}/", source_N, "subset")
+        if source_N.tobytes() not in seen:
+            seen.add(source_N.tobytes())
+            yield Pairing(f"{name} of all {len(found)} files in {root.name}/", source_N, "subset")
+
+
+def _is_small(root: Path, most: int) -> bool:
+    """Whether a folder holds no more than so many files and folders at any depth; none is opened."""
+    count = 0
+    for _, folders, files in os.walk(root):
+        count += len(folders) + len(files)
+        if count > most:
+            return False
+    return True
 
 
 def _ranks(order: Sequence[int] | NDArray[np.int64]) -> Ranks:

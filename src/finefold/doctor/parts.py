@@ -14,7 +14,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from finefold.doctor.pairings import Pairing, Ranks, Scope, by_orders
+from finefold.doctor.pairings import Pairing, Ranks, Scope, by_orders, placed, turned_by_orders
 from finefold.doctor.trials import SURE, Court, Trial
 
 MOST_REVERSED = 6000  # rows; beyond, only where labels misfit
@@ -26,9 +26,11 @@ SLACK = 12  # rows by which the ends of a stretch may be off
 NUM_SHUFFLES = 200
 FORESEEN = 6.0  # deviations that labels which belong would lie above shuffled ones, for a stretch to be judged
 LEAST_ROWS = 8
+NUM_ROTATIONS = 2  # of a part, those that gain most
 NUM_TRIED = 4  # of each kind of candidates, those that a first look ranks highest
 
 
+Parts = Mapping[str, Mapping[str, NDArray[np.int64]]]  # what a part is (a folder, a group) -> its name -> its rows
 Candidate = tuple[float, Pairing]  # what a first look makes of it, in nats
 
 
@@ -101,7 +103,7 @@ def reversed_stretches(court: Court) -> Iterator[Candidate]:
             reach = int(sums.argmax()) + 1
             first, stop = last - reach, ends - (last - reach) + 1
             turned = np.arange(first, stop)[::-1]
-            yield float(sums.max()), _placed(turned, first, stop, count, "reversing the labels", "stretch")
+            yield float(sums.max()), _stretched(turned, first, stop, count, "reversing the labels", "stretch")
 
 
 def _moved(stretch: Stretch, by: int, count: int) -> Pairing:
@@ -131,9 +133,9 @@ def within(court: Court, stretch: Stretch, orders: Mapping[str, Ranks]) -> Itera
         short = by if by <= size // 2 else by - size
         name = f"rotating the labels by {-short:+d} rows"
         for worth, first, last in _best_ends(gain_NC, labels_N, firsts, lasts, partial(np.roll, shift=-by)):
-            yield worth, _placed(np.roll(np.arange(first, last), -by), first, last, count, name, "misfit")
+            yield worth, _stretched(np.roll(np.arange(first, last), -by), first, last, count, name, "misfit")
     for worth, first, last in _best_ends(gain_NC, labels_N, firsts, lasts, np.flip):
-        yield worth, _placed(np.arange(first, last)[::-1], first, last, count, "reversing the labels", "misfit")
+        yield worth, _stretched(np.arange(first, last)[::-1], first, last, count, "reversing the labels", "misfit")
     for pairing in by_orders(orders, stretch.rows, count):
         worth = _worth(gain_NC, labels_N, stretch.rows, pairing.source_N[stretch.rows])
         yield worth, Pairing(f"{pairing.name} {where}", pairing.source_N, pairing.kind, "misfit")
@@ -161,11 +163,9 @@ def _best_ends(
     return sorted(found, reverse=True)[:2]
 
 
-def _placed(source: NDArray[np.int64], first: int, last: int, count: int, name: str, scope: Scope) -> Pairing:
-    source_N = np.arange(count)
-    source_N[first:last] = source
+def _stretched(source: NDArray[np.int64], first: int, last: int, count: int, name: str, scope: Scope) -> Pairing:
     kind = "reversed" if name.startswith("reversing") else "shift"
-    return Pairing(f"{name} in rows {first}-{last - 1}", source_N, kind, scope)
+    return placed(f"{name} in rows {first}-{last - 1}", np.arange(first, last), source, count, kind=kind, scope=scope)
 
 
 def is_shuffled(court: Court, stretch: Stretch, rng: np.random.Generator) -> bool:
@@ -178,45 +178,82 @@ def is_shuffled(court: Court, stretch: Stretch, rng: np.random.Generator) -> boo
     own = float(gain_NC[np.arange(len(rows)), labels].sum())
     drawn = [float(gain_NC[np.arange(len(rows)), rng.permutation(labels)].sum()) for _ in range(NUM_SHUFFLES)]
     spread = float(np.std(drawn)) or 1e-9
-    others = np.delete(np.arange(len(court.labels_N)), rows)
-    if len(others) < LEAST_ROWS:
-        return False
-    usual = float(court.current.gain_NC[others, court.labels_N[others]].mean()) * len(rows)
-    return float((usual - np.mean(drawn)) / spread) > FORESEEN and own < float(np.quantile(drawn, 0.99))
+    return _foreseen(court, rows) / spread > FORESEEN and own < float(np.quantile(drawn, 0.99))
 
 
-def by_folders(
-    court: Court, folders: Mapping[str, NDArray[np.int64]], orders: Mapping[str, Ranks]
+def _foreseen(court: Court, rows: NDArray[np.int64]) -> float:
+    """By how much the labels of some rows would be ahead of the same labels shuffled, were they as clear as all others.
+
+    In a run of one class there is hardly anything to shuffle, so that labels which belong are not ahead by much.
+    """
+    is_other_N = np.ones(len(court.labels_N), bool)
+    is_other_N[rows] = False
+    classes, counts = np.unique(court.labels_N[rows], return_counts=True)
+    ahead = 0.0
+    for place, code in enumerate(classes):
+        alike = np.flatnonzero(is_other_N & (court.labels_N == code))
+        if len(alike):
+            usual = court.current.gain_NC[alike][:, classes].mean(axis=0)
+            ahead += float(counts[place] * (usual[place] - (usual * counts).sum() / len(rows)))
+    return ahead
+
+
+def by_parts(court: Court, parts: Parts, orders: Mapping[str, Ranks]) -> Iterator[Candidate]:
+    """For each folder (group, fold) by itself, for all that gain, and for every one: another order of the labels."""
+    for kind, rows_of in parts.items():
+        yield from _by_part(court, kind, rows_of, orders)
+
+
+def _by_part(
+    court: Court, kind: str, rows_of: Mapping[str, NDArray[np.int64]], orders: Mapping[str, Ranks]
 ) -> Iterator[Candidate]:
-    """For each folder by itself, and for all that gain from the same, another order of the labels inside."""
     count = len(court.labels_N)
     gain_NC, labels_N = court.current.gain_NC, court.labels_N
-    together: dict[str, NDArray[np.int64]] = {}
-    gaining: dict[str, list[float]] = {}
-    for folder, rows in folders.items():
-        choices = list(by_orders(orders, rows, count))
-        for by in (1, -1, 2, -2, 3, -3):
-            if abs(by) < len(rows) // 2:
-                source_N = np.arange(count)
-                source_N[rows] = np.roll(rows, -by)
-                choices.append(Pairing(f"rotating the labels by {-by:+d} rows", source_N, "shift"))
-        for choice in choices:
-            worth = _worth(gain_NC, labels_N, rows, choice.source_N[rows])
-            if worth > np.log(max(2, len(folders) * len(choices))):
-                together.setdefault(choice.name, np.arange(count))[rows] = choice.source_N[rows]
-                gaining.setdefault(choice.name, []).append(worth)
+    turns: dict[str, dict[str, tuple[float, NDArray[np.int64]]]] = {}
+    for part, rows in rows_of.items():
+        if (labels_N[rows] == labels_N[rows[0]]).all():
+            continue
+        for turn, source in (*turned_by_orders(orders, rows), *_rotations(gain_NC, labels_N, rows)):
+            worth = _worth(gain_NC, labels_N, rows, source)
+            turns.setdefault(turn, {})[part] = (worth, source)
             if worth > WORTH_A_TRIAL:
-                yield worth, Pairing(f"{choice.name} in {folder}/", choice.source_N, choice.kind, "folder")
-    for name, source_N in together.items():
-        if len(gaining[name]) > 1:
-            yield sum(gaining[name]), Pairing(f"{name} in {len(gaining[name])} folders", source_N, "order", "folder")
+                where = f"in {part}/" if kind == "folder" else f"in {kind} {part}"
+                yield worth, placed(f"{turn} {where}", rows, source, count, kind=_family(turn), scope="folder")
+    least = np.log(max(2, len(rows_of) * len(turns)))
+    for turn, found in turns.items():
+        gaining = {part: one for part, one in found.items() if one[0] > least}
+        for some, scope in ((gaining, "folder"), (found, "all")):
+            worth = sum(one[0] for one in some.values())
+            if len(some) > 1 and worth > WORTH_A_TRIAL and (some is gaining or len(gaining) < len(found)):
+                rows = np.concatenate([rows_of[part] for part in some])
+                source = np.concatenate([one[1] for one in some.values()])
+                where = f"in {len(some)} {kind}s" if len(some) < len(rows_of) else f"in every {kind}"
+                yield worth, placed(f"{turn} {where}", rows, source, count, kind=_family(turn), scope=scope)
 
 
-def best_part(
-    court: Court, orders: Mapping[str, Ranks], folders: Mapping[str, NDArray[np.int64]], rng: np.random.Generator
-) -> Trial | None:
+def _family(turn: str) -> str:
+    return "shift" if turn.startswith("rotating") else "order"
+
+
+def _rotations(
+    gain_NC: NDArray[np.float32], labels_N: NDArray[np.int64], rows: NDArray[np.int64]
+) -> list[tuple[str, NDArray[np.int64]]]:
+    """By a few rows, and by what gains most of all that there are: one product of Fourier transforms for each class."""
+    labels, size = labels_N[rows], len(rows)
+    gained = np.zeros(size)
+    for code in np.unique(labels):
+        waves = np.conj(np.fft.rfft(gain_NC[rows, code])) * np.fft.rfft(labels == code)
+        gained += np.fft.irfft(waves, n=size)
+    gained[0] = -np.inf
+    near = [by % size for by in (1, -1, 2, -2, 3, -3) if 2 * abs(by) < size]
+    places = dict.fromkeys([*near, *np.argsort(gained)[::-1][:NUM_ROTATIONS].tolist()])
+    shorter = [(by if 2 * by <= size else by - size) for by in places if by]
+    return [(f"rotating the labels by {-by:+d} rows", np.roll(rows, -by)) for by in shorter]
+
+
+def best_part(court: Court, orders: Mapping[str, Ranks], parts: Parts, rng: np.random.Generator) -> Trial | None:
     """The best pairing of a part, put to the test; None where none is better beyond doubt."""
-    looks = [shifted_stretches(court), reversed_stretches(court), by_folders(court, folders, orders)]
+    looks = [shifted_stretches(court), reversed_stretches(court), by_parts(court, parts, orders)]
     stretch = misfit(court)
     if stretch is not None:
         looks.append(within(court, stretch, orders))

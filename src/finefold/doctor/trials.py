@@ -23,6 +23,7 @@ NUM_SHUFFLES = 100
 ORDERED = 5.0  # deviations that labels lie above the same labels shuffled
 LEAST_OTHERS = 50
 USUAL = 0.5  # of the other rows' information, that re-paired rows must have
+MOST_TRANSFORMED = 32  # classes, when all shifts are looked at
 NUM_REFITTED = 6  # of pairings that a quick look ranks highest
 
 
@@ -174,7 +175,11 @@ class Court:
             return []
         targets_NC = np.eye(self.num_classes, dtype=np.float32)[self.labels_N]
         share_C = targets_NC.mean(axis=0)
-        targets_CN = np.fft.rfft(((targets_NC - share_C) / np.sqrt(share_C + 1e-3)).T, axis=1)
+        scaled_NC = (targets_NC - share_C) / np.sqrt(share_C + 1e-3)
+        if self.num_classes > MOST_TRANSFORMED:  # random projections keep sums of squares, nearly
+            drawn = np.random.default_rng(0).normal(size=(self.num_classes, MOST_TRANSFORMED))
+            scaled_NC = scaled_NC @ drawn.astype(np.float32)
+        targets_CN = np.fft.rfft(scaled_NC.T, axis=1)
         explained_N = np.zeros(count)
         for component_N in self.probe.white_RN:
             waves = np.conj(np.fft.rfft(component_N))

@@ -53,7 +53,7 @@ def test_a_folder_in_another_order_is_found():
     source_N = np.arange(400)
     source_N[200:300] = sorted(range(200, 300), key=lambda row: paths[row])
     court = court_of(features_ND, labels_N[source_N])
-    found = best_part(court, orders_of(paths, on_disk=False), folders_of(paths), RNG)
+    found = best_part(court, orders_of(paths, on_disk=False), {"folder": folders_of(paths)}, RNG)
     assert found is not None and found.pairing.name == "text order of the files in c/"
     assert (found.labels_N == labels_N).all()
 

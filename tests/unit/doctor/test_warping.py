@@ -18,7 +18,7 @@ def test_matching_in_order_is_the_best_there_is(is_whole):
     rate = 0.6
     for _ in range(10):
         worth_PQ = rng.normal(3, 1, size=(4, 7)).astype(np.float32)
-        found_P, total = match_in_order(worth_PQ, rate, is_whole=is_whole)
+        found_P, total = match_in_order(worth_PQ, np.zeros(4, np.int64), 7, rate, is_whole=is_whole)
 
         def value(chosen, worth_PQ=worth_PQ):
             skipped = 7 - len(chosen)
@@ -31,6 +31,35 @@ def test_matching_in_order_is_the_best_there_is(is_whole):
         )
         assert total == pytest.approx(best, abs=1e-3)
         assert value(found_P[found_P >= 0].tolist()) == pytest.approx(best, abs=1e-3)
+
+
+def test_a_band_around_the_right_numbers_gives_what_all_numbers_give():
+    """Only what lies far from the even stretch is left out, whichever way the windows move."""
+    rng = np.random.default_rng(3)
+    worth_PQ = rng.normal(size=(60, 90)).astype(np.float32)
+    own_P = np.sort(rng.permutation(90)[:60])
+    worth_PQ[np.arange(60), own_P] += 6
+    whole_P, total = match_in_order(worth_PQ, np.zeros(60, np.int64), 90, 0.67, is_whole=True)
+    first_P = np.clip(np.rint(np.arange(60) * 1.5).astype(int) - 15, 0, 90 - 31)
+    banded_PW = worth_PQ[np.arange(60)[:, None], first_P[:, None] + np.arange(31)]
+    found_P, same = match_in_order(banded_PW, first_P, 90, 0.67, is_whole=True)
+    assert found_P.tolist() == whole_P.tolist() and same == pytest.approx(total, abs=1e-2)
+    assert (found_P == own_P).mean() > 0.9
+
+
+def test_labels_in_random_order_are_not_aligned_with_sorted_images():
+    """Images in runs pick what they need out of any list of labels; labels in another order would do as well."""
+    features_ND, labels_N = planted(300, run=30, noise=0.5)
+    for seed in range(3):
+        shuffled_N = np.random.default_rng(seed).permutation(labels_N)
+        assert best_warp(court(features_ND, shuffled_N), np.random.default_rng(0)) is None
+
+
+def test_runs_of_labels_in_random_order_are_not_aligned():
+    """The same where labels come in runs as the images do: backwards they would do as well."""
+    features_ND, _ = planted(300, run=7, noise=0.5, seed=1)
+    _, others_N = planted(300, run=7, seed=2)
+    assert best_warp(court(features_ND, others_N), np.random.default_rng(0)) is None
 
 
 def court(features_ND, labels_N, every_label=None) -> Court:

@@ -1,0 +1,210 @@
+"""All pairings of images and labels put to the test on one court: of all rows, of parts, and those that lists suggest.
+
+Shapes: N rows.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finefold.doctor.lists import Lists
+from finefold.doctor.pairings import Pairing, Ranks, by_orders, of_whole_folder
+from finefold.doctor.parts import Parts, Stretch, best_part, is_shuffled, misfit
+from finefold.doctor.trials import Court, Trial
+from finefold.doctor.warping import best_warp
+
+NUM_CHANCE = 20  # random orders of the labels
+ROUNDS = 6  # of parts that are re-paired one after the other
+MANY_SHIFTS = 3  # of parts, where perhaps single images are missing here and there
+WEAK = 0.1  # of the labels' entropy: with less known of the labels, nearly anything may be wrong
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of the rows besides images and labels, in the court's order.
+
+    Args:
+        paths: [N] of the files; None where not known.
+        orders: in which a program may have listed them.
+        parts: folders, groups, folds: what a program may have gone through one at a time.
+        lists: what the data set keeps.
+        longer: codes of a list of labels that begins with the rows' labels and goes on; None where there is none.
+    """
+
+    paths: Sequence[str] | None = None
+    orders: Mapping[str, Ranks] = field(default_factory=dict)
+    parts: Parts = field(default_factory=dict)
+    lists: Lists = field(default_factory=Lists)
+    longer: NDArray[np.int64] | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found of some rows.
+
+    Args:
+        court: the labels as they are.
+        chance: [times, 2] information and accuracy of random orders.
+        best: the pairing that beats theirs beyond doubt.
+        stretch: rows whose labels do not belong, and for which no pairing was found.
+        num_pairings: how many others were looked at.
+        rows_N: of the data set, the court's rows.
+    """
+
+    court: Court
+    chance: NDArray[np.float64]
+    best: Trial | None
+    stretch: Stretch | None
+    num_pairings: int
+    rows_N: NDArray[np.int64]
+
+    @property
+    def has_signal(self) -> bool:
+        """Whether the probe knows more of the labels than of all random orders."""
+        return self.court.current.information > float(self.chance[:, 0].max()) + 1e-3
+
+
+def judge(court: Court, known: Known, rows_N: NDArray[np.int64], *, seed: int) -> Verdict:
+    """All pairings.
+
+    Args:
+        court: of the rows.
+        known: besides.
+        rows_N: their numbers in the data set.
+        seed: of random orders.
+    """
+    rng = np.random.default_rng(seed)
+    count = len(court.labels_N)
+    chance = court.probe.permuted(court.labels_N, court.num_classes, times=NUM_CHANCE, rng=rng)
+    whole = [*court.shifts(), *by_orders(known.orders, np.arange(count), count)]
+    listed = by_lists(court, known, rows_N)
+    trials = [trial for trial in (court.best(whole), *listed) if trial is not None and trial.is_better]
+    if trials and trials[0].pairing.kind == "shift":
+        trials[0] = court.cut_or_cyclic(trials[0])
+    best = max(trials, key=lambda trial: trial.nats, default=None)
+    if best is None and (known.longer is not None or _is_weak(court)):
+        best = best_warp(court if known.longer is None else court.with_labels(known.longer), rng)
+    steps: list[Trial] = []
+    if best is None or best.pairing.scope != "all" or best.pairing.kind == "shift":
+        steps = _steps(court, known, rng)
+    if steps and (part := court.hear(_joined(steps, count))).nats > (0.0 if best is None else best.nats):
+        best = part
+        if sum(step.pairing.kind == "shift" for step in steps) >= MANY_SHIFTS:
+            warped = best_warp(court, rng)
+            best = warped if warped is not None and warped.nats > 1.05 * best.nats else best
+    stretch = _unexplained(court, best, rng)
+    return Verdict(court, chance, best, stretch, len(whole) + len(listed), rows_N)
+
+
+def _steps(court: Court, known: Known, rng: np.random.Generator) -> list[Trial]:
+    """Re-pairings of parts, each on top of those before."""
+    steps: list[Trial] = []
+    for _ in range(ROUNDS):
+        step = best_part(court, known.orders, known.parts, rng)
+        if step is None or not court.explains(step):
+            break
+        steps.append(step)
+        court = Court.of(court.probe, step.labels_N, court.num_classes, court.clusters_N)
+    return steps
+
+
+def _joined(steps: list[Trial], count: int) -> Pairing:
+    """Several re-pairings as one."""
+    source_N = np.arange(count)
+    for step in steps:
+        source_N = source_N[step.pairing.source_N]
+    first = max(steps, key=lambda step: step.nats).pairing
+    more = f", and {len(steps) - 1} more such parts" if len(steps) > 1 else ""
+    return Pairing(f"{first.name}{more}", source_N, first.kind, first.scope)
+
+
+def _unexplained(court: Court, best: Trial | None, rng: np.random.Generator) -> Stretch | None:
+    """Rows whose labels do not belong, once the best pairing is made."""
+    if best is not None and (best.labels_N < 0).any():
+        return None
+    left = court if best is None else Court.of(court.probe, best.labels_N, court.num_classes, court.clusters_N)
+    stretch = misfit(left)
+    return stretch if stretch is not None and is_shuffled(left, stretch, rng) else None
+
+
+def _is_weak(court: Court) -> bool:
+    shares = np.bincount(court.labels_N) / len(court.labels_N)
+    entropy = -float((shares[shares > 0] * np.log(shares[shares > 0])).sum())
+    return court.current.information < WEAK * entropy
+
+
+def longest_labels(lists: Lists, own: Sequence[str], class_names: Sequence[str]) -> NDArray[np.int64] | None:
+    """A list that begins with the labels as they are, under whatever names, and goes on: its codes.
+
+    Args:
+        lists: of the data set.
+        own: [N] the rows' labels as text.
+        class_names: [K].
+    """
+    codes = {name: code for code, name in enumerate(class_names)}
+    for texts in (lists.labels or {}).values():
+        named = dict(zip(texts, own, strict=False))
+        is_one_to_one = len(set(named.values())) == len(named) and set(texts) <= named.keys()
+        if len(texts) > len(own) and is_one_to_one and [named[text] for text in texts[: len(own)]] == list(own):
+            return np.array([codes[named[text]] for text in texts], np.int64)
+    return None
+
+
+def by_lists(court: Court, known: Known, rows_N: NDArray[np.int64]) -> list[Trial]:
+    """Pairings that the data set's own lists, or its folder on disk, suggest."""
+    count, lists = len(rows_N), known.lists
+    indices = lists.indices or {}
+    wide = court if known.longer is None else court.with_labels(known.longer)
+    num_labels = len(wide.every_label)
+    found = []
+    if known.longer is None:
+        found += [
+            Pairing(f"the positions in `{name}`, one for each label", _inverse(places, count), "subset")
+            for name, places in indices.items()
+            if len(places) == count and list(places) != list(range(count))
+        ]
+    found += [
+        Pairing(f"the positions in `{name}`", np.asarray(places)[rows_N], "subset")
+        for name, places in indices.items()
+        if len(places) > int(rows_N.max()) and max(places) < num_labels and list(places) != list(range(len(places)))
+    ]
+    own, every = known.paths, lists.every_path
+    if own and len(every) > count and (known.longer is None or len(every) == num_labels):
+        place_of = {path: place for place, path in enumerate(every)}
+        positions = np.array([place_of.get(path, -1) for path in own])
+        found.append(Pairing("the place of each path in the whole list of paths", positions, "subset"))
+    if own:
+        found += of_whole_folder(own, None if known.longer is None else num_labels)
+    return [wide.hear(pairing) for pairing in found if _is_other(pairing, wide, count)]
+
+
+def _is_other(pairing: Pairing, court: Court, count: int) -> bool:
+    """Whether it labels some rows, and some of them otherwise than they are."""
+    labels_N = pairing.labels(court.every_label)
+    return bool(((labels_N >= 0) & (labels_N != court.labels_N)).any()) and bool((labels_N >= 0).sum() > count // 5)
+
+
+def _inverse(places: Sequence[int], count: int) -> NDArray[np.int64]:
+    """[N] which entry of an index list names each row; -1 for rows that none names."""
+    source_N = np.full(count, -1, np.int64)
+    for entry, place in enumerate(places):
+        if place < count:
+            source_N[place] = entry
+    return source_N
+
+
+def in_order(court: Court, known: Known, order_N: NDArray[np.int64]) -> tuple[Court, Known]:
+    """The same rows in another order: row i is what `order_N[i]` was."""
+    place_N = np.empty_like(order_N)
+    place_N[order_N] = np.arange(len(order_N))
+    labels_N = court.labels_N[order_N]
+    probe, clusters_N = court.probe.reordered(order_N), court.clusters_N[order_N]
+    parts = {
+        kind: {name: np.sort(place_N[rows]) for name, rows in rows_of.items()} for kind, rows_of in known.parts.items()
+    }
+    paths = None if known.paths is None else [known.paths[row] for row in order_N]
+    orders = {name: ranks_N[order_N] for name, ranks_N in known.orders.items()}
+    other = replace(known, paths=paths, orders=orders, parts=parts, longer=None)
+    return Court.of(probe, labels_N, court.num_classes, clusters_N), other

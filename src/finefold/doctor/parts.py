@@ -222,7 +222,9 @@ def _by_part(
     least = np.log(max(2, len(rows_of) * len(turns)))
     for turn, found in turns.items():
         gaining = {part: one for part, one in found.items() if one[0] > least}
-        for some, scope in ((gaining, "folder"), (found, "all")):
+        chosen: tuple[tuple[Mapping[str, tuple[float, NDArray[np.int64]]], Scope], ...]
+        chosen = ((gaining, "folder"), (found, "all"))
+        for some, scope in chosen:
             worth = sum(one[0] for one in some.values())
             if len(some) > 1 and worth > WORTH_A_TRIAL and (some is gaining or len(gaining) < len(found)):
                 rows = np.concatenate([rows_of[part] for part in some])

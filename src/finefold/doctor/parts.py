@@ -178,7 +178,8 @@ def is_shuffled(court: Court, stretch: Stretch, rng: np.random.Generator) -> boo
     own = float(gain_NC[np.arange(len(rows)), labels].sum())
     drawn = [float(gain_NC[np.arange(len(rows)), rng.permutation(labels)].sum()) for _ in range(NUM_SHUFFLES)]
     spread = float(np.std(drawn)) or 1e-9
-    return _foreseen(court, rows) / spread > FORESEEN and own < float(np.quantile(drawn, 0.99))
+    foreseen = _foreseen(court, rows)
+    return foreseen > max(SURE, FORESEEN * spread) and own < float(np.quantile(drawn, 0.99))
 
 
 def _foreseen(court: Court, rows: NDArray[np.int64]) -> float:

@@ -230,7 +230,7 @@ def _by_part(
             if len(some) > 1 and worth > WORTH_A_TRIAL and (some is gaining or len(gaining) < len(found)):
                 rows = np.concatenate([rows_of[part] for part in some])
                 source = np.concatenate([one[1] for one in some.values()])
-                where = f"in {len(some)} {kind}s" if len(some) < len(rows_of) else f"in every {kind}"
+                where = f"in {len(some)} {kind}s" if len(some) < len(found) else f"in every {kind}"
                 yield worth, placed(f"{turn} {where}", rows, source, count, kind=_family(turn), scope=scope)
 
 

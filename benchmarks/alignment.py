@@ -184,9 +184,7 @@ def _lost(count: int, lost: int, rng: np.random.Generator) -> Rows:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--seeds", type=int, default=2, help="places of a part, per kind and size; 0: false alarms alone"
-    )
+    parser.add_argument("--seeds", type=int, default=2, help="places of a part, per kind and size; 0: no parts")
     parser.add_argument("--draws", type=int, default=20, help="draws of portraits, all labels right")
     parser.add_argument("--shared", type=Path, default=SHARED, help="where maskfaces and facemask_folders lie")
     parser.add_argument("--only", help="one data set: ELPV, maskfaces, facemask_folders, portraits; no draws")

@@ -99,12 +99,14 @@ def _known(subject: Subject, kept: NDArray[np.int64]) -> Known:
 
 
 def _other_orders(known: Known) -> Iterator[tuple[str, NDArray[np.int64]]]:
-    """Orders of the files in which the rows are not already."""
-    seen = []
+    """Orders in which files that lie in none may have lain, when labels were given to them."""
+    if any(np.array_equal(np.argsort(ranks_N), np.arange(len(ranks_N))) for ranks_N in known.orders.values()):
+        return
+    seen: list[NDArray[np.int64]] = []
     for name in SORTED:
         if name in known.orders:
             order_N = np.argsort(known.orders[name])
-            if (np.diff(order_N) < 0).any() and not any(np.array_equal(order_N, one) for one in seen):
+            if not any(np.array_equal(order_N, one) for one in seen):
                 seen.append(order_N)
                 yield name, order_N
 

@@ -178,7 +178,8 @@ def is_shuffled(court: Court, stretch: Stretch, rng: np.random.Generator) -> boo
     own = float(gain_NC[np.arange(len(rows)), labels].sum())
     drawn = [float(gain_NC[np.arange(len(rows)), rng.permutation(labels)].sum()) for _ in range(NUM_SHUFFLES)]
     spread = float(np.std(drawn)) or 1e-9
-    return _foreseen(court, rows) / spread > FORESEEN and own < float(np.quantile(drawn, 0.99))
+    foreseen = _foreseen(court, rows)
+    return foreseen > max(SURE, FORESEEN * spread) and own < float(np.quantile(drawn, 0.99))
 
 
 def _foreseen(court: Court, rows: NDArray[np.int64]) -> float:
@@ -222,12 +223,14 @@ def _by_part(
     least = np.log(max(2, len(rows_of) * len(turns)))
     for turn, found in turns.items():
         gaining = {part: one for part, one in found.items() if one[0] > least}
-        for some, scope in ((gaining, "folder"), (found, "all")):
+        chosen: tuple[tuple[Mapping[str, tuple[float, NDArray[np.int64]]], Scope], ...]
+        chosen = ((gaining, "folder"), (found, "all"))
+        for some, scope in chosen:
             worth = sum(one[0] for one in some.values())
             if len(some) > 1 and worth > WORTH_A_TRIAL and (some is gaining or len(gaining) < len(found)):
                 rows = np.concatenate([rows_of[part] for part in some])
                 source = np.concatenate([one[1] for one in some.values()])
-                where = f"in {len(some)} {kind}s" if len(some) < len(rows_of) else f"in every {kind}"
+                where = f"in {len(some)} {kind}s" if len(some) < len(found) else f"in every {kind}"
                 yield worth, placed(f"{turn} {where}", rows, source, count, kind=_family(turn), scope=scope)
 
 

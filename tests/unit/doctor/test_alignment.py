@@ -1,5 +1,7 @@
 """The check of pairings as a whole."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -94,3 +96,78 @@ def test_samples_without_a_label_are_left_out():
     check_alignment(subject)
     repaired_N = repaired_labels(subject)
     assert repaired_N is not None and (repaired_N[::50] == -1).all()
+
+
+def test_a_joint_shuffle_does_not_hide_a_shift():
+    """Labels off by one in a list that was shuffled afterwards are told as the files' names lie; repaired in place."""
+    features_ND, labels_N = planted(400)
+    order_N = np.random.default_rng(2).permutation(400)
+    paths = [f"{row:04}.png" for row in order_N]
+    subject = subject_of(features_ND[order_N], np.roll(labels_N, 1)[order_N], paths=paths)
+    (found,) = check_alignment(subject).findings
+    assert "shift of the labels by -1 rows, the files in natural order" in found.evidence["pairing"]
+    assert (repaired_labels(subject) == labels_N[order_N]).mean() > 0.99
+    assert set(found.ids) <= {paths[row] for row in range(400) if labels_N[order_N[row]] != subject.labels_N[row]}
+
+
+def test_right_labels_are_right_in_any_order_of_rows():
+    """Rows that lie as no listing would have them, with right labels, have no finding."""
+    features_ND, labels_N = planted(400)
+    order_N = np.random.default_rng(2).permutation(400)
+    paths = [f"{row:04}.png" for row in order_N]
+    assert not check_alignment(subject_of(features_ND[order_N], labels_N[order_N], paths=paths)).findings
+
+
+def test_one_fold_by_itself_is_a_part():
+    """Labels that moved within one fold, whose rows lie anywhere, are moved back there."""
+    features_ND, labels_N = planted(500)
+    folds_N = np.random.default_rng(0).integers(0, 5, 500)
+    rows, moved_N = np.flatnonzero(folds_N == 2), labels_N.copy()
+    moved_N[rows] = np.roll(labels_N[rows], 1)
+    subject = replace(subject_of(features_ND, moved_N), given_folds_N=folds_N)
+    (found,) = check_alignment(subject).findings
+    assert found.evidence["pairing"] == "rotating the labels by -1 rows in fold 2"
+    assert (repaired_labels(subject) == labels_N).all()
+
+
+def test_every_group_by_itself_is_a_part():
+    """Labels that moved by one within each person are moved back in every one."""
+    features_ND, labels_N = planted(420, run=2)
+    moved_N = np.concatenate([np.roll(labels_N[start : start + 7], 1) for start in range(0, 420, 7)])
+    groups = tuple(f"person {row // 7}" for row in range(420))
+    subject = replace(subject_of(features_ND, moved_N), groups=groups)
+    (found,) = check_alignment(subject).findings
+    assert found.evidence["pairing"] == "rotating the labels by -1 rows in every group"
+    assert (repaired_labels(subject) == labels_N).mean() > 0.98
+
+
+def test_a_list_of_labels_by_name_is_known_for_the_numbers_it_gives():
+    """Names beside rows that give numbers are the same labels: the whole list of names says what the rows lack."""
+    features_ND, labels_N = planted(400)
+    part = np.sort(np.random.default_rng(1).permutation(400)[:300])
+    names = tuple(("cat", "dog", "eel", "fox")[label] for label in labels_N)
+    lists = Lists(labels={"species": names}, indices={"keep": tuple(part.tolist())})
+    (found,) = check_alignment(subject_of(features_ND[part], labels_N[:300], lists=lists)).findings
+    assert found.evidence["pairing"] == "the positions in `keep`"
+
+
+def test_the_folder_on_disk_is_enough(tmp_path):
+    """Where the object keeps no list of labels, the places of its files in their folder say which are right."""
+    features_ND, labels_N = planted(400)
+    for row in range(400):
+        (tmp_path / f"{row}.png").write_bytes(b"x")
+    part = np.random.default_rng(1).permutation(400)[:320]
+    paths = [str(tmp_path / f"{row}.png") for row in part]
+    (found,) = check_alignment(subject_of(features_ND[part], labels_N[:320], paths=paths)).findings
+    assert found.evidence["pairing"].startswith("natural order of all 400 files")
+    assert found.evidence["without_label"] == int((part >= 320).sum())
+
+
+@pytest.mark.parametrize(("num_classes", "count"), [(8, 60), (8, 400)])
+def test_a_class_of_one_row_and_few_rows_do_not_break_it(num_classes, count):
+    """Classes that only one row has, beside one that all others have: no finding, and no error."""
+    features_ND, labels_N = planted(count)
+    labels_N = np.minimum(labels_N, 1)
+    labels_N[:6] = np.arange(2, 8)
+    said = check_alignment(subject_of(features_ND, labels_N, num_classes=num_classes))
+    assert said.is_done and not [one for one in said.findings if one.severity == "error"]

@@ -47,3 +47,12 @@ def test_few_and_many_features_alike(width):
     labels_N = rng.integers(0, 2, 120)
     features_ND = rng.normal(size=(120, width)) + 2.0 * labels_N[:, None]
     assert ClosedProbe(features_ND, np.arange(120) % 5).believe(labels_N, 2).accuracy > 0.95
+
+
+def test_rows_in_another_order_are_told_the_same():
+    """The probe of reordered rows says of each row what it said before."""
+    features_ND, labels_N = planted(200)
+    probe = ClosedProbe(features_ND, np.arange(200) % 4)
+    order_N = np.random.default_rng(0).permutation(200)
+    own, other = probe.believe(labels_N, 4), probe.reordered(order_N).believe(labels_N[order_N], 4)
+    assert np.allclose(own.gain_NC[order_N], other.gain_NC, atol=1e-3) and own.accuracy == other.accuracy

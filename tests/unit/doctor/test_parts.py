@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from finefold.doctor.pairings import folders_of, orders_of
-from finefold.doctor.parts import best_part, best_stretch, capped, is_shuffled, misfit
+from finefold.doctor.parts import Stretch, best_part, best_stretch, capped, is_shuffled, misfit
 from unit.doctor.planted import court_of, planted
 
 RNG = np.random.default_rng(0)
@@ -86,3 +86,13 @@ def test_hard_images_are_no_misfit():
     stretch = misfit(court)
     assert best_part(court, {}, {}, RNG) is None
     assert stretch is None or not is_shuffled(court, stretch, RNG) or stretch.last - stretch.first < 140
+
+
+def test_a_run_of_one_class_that_looks_like_another_is_not_shuffled():
+    """Where nearly all labels of a stretch are the same, shuffling changes nothing, and so tells nothing."""
+    features_ND, labels_N = planted(600, noise=0.5)
+    labels_N[200:320] = 0
+    labels_N[[230, 290]] = 1
+    centre_D = features_ND[np.flatnonzero(labels_N == 2)].astype(np.float32).mean(axis=0)
+    features_ND[200:320] = (centre_D + 0.5 * np.random.default_rng(0).normal(size=(120, 32))).astype(np.float16)
+    assert not is_shuffled(court_of(features_ND, labels_N), Stretch(200, 320, 40.0), RNG)

@@ -22,6 +22,7 @@ SHOWN = 20  # pairs or groups in the evidence
 MANY = 0.02  # share of rows with a near copy in another fold, from which on that is an error
 NUM_CHANCE = 2000  # deals of groups to folds
 RARE = 0.001
+ABOUT_AS_MUCH = 0.6  # of the memory that the best grouping shows
 LEAST_SPREAD = 0.05  # between the best and the worst fold
 KEEP_TOGETHER = "give copies one group, so that every split keeps them together: `[samples] group`"
 
@@ -280,7 +281,9 @@ def _of_groups(
     if not clear:
         return [], said, {"groupings": len(tried)}
     named = [memory for memory in clear if not memory.name.startswith("clusters")]
-    best = max(named or clear, key=lambda memory: memory.drop - (memory.chance or (0.0, 0.0))[0])
+    most = max(memory.excess for memory in named or clear)
+    as_good = [memory for memory in named or clear if memory.excess >= ABOUT_AS_MUCH * most]
+    best = min(as_good, key=lambda memory: int(memory.groups_N.max()))  # the widest: its parts are leaks too
     return [_unnoticed(subject, rows, best)], said, {"groupings": len(tried)}
 
 

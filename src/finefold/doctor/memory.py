@@ -60,14 +60,18 @@ class Memory:
         return self.torn - self.whole
 
     @property
+    def excess(self) -> float:
+        """What of it is memory, and not plain likeness."""
+        return self.drop - (0.0 if self.chance is None else self.chance[0])
+
+    @property
     def is_clear(self) -> bool:
         """Whether the difference is more than chance."""
         if self.z < SURE or self.drop < LEAST_DROP:
             return False
         if self.chance is None:
             return True
-        mean, deviation = self.chance
-        return self.drop - mean > LEAST_DROP and self.drop - mean > SURE * max(deviation, 1e-3)
+        return self.excess > LEAST_DROP and self.excess > SURE * max(self.chance[1], 1e-3)
 
 
 def remembered(

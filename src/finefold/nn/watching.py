@@ -270,7 +270,7 @@ class Watcher:
             remedy = "call `watcher.step` after `backward()` and before `zero_grad()`; else nothing trains"
         else:
             cause = f"no gradient reaches {listed(untouched)}"
-            remedy = "look for `detach()`, `no_grad()` or a layer that is not called; or freeze them"
+            remedy = "look for `detach()`, `no_grad()`, a layer that is not called, or one whose units have all died"
         if untouched:
             self._say("no-gradient", "warning", {"parameters": sorted(untouched)}, cause, remedy)
 

@@ -17,7 +17,7 @@ SHORT = {  # what explains a collapse, most telling first
     "input-statistics": "images are not scaled as the model expects",
     "rate-too-high": "the rate was too high",
     "nothing-learned": "training does not get below the prior's entropy, as with a rate far too high",
-    "no-gradient": "no gradient reaches some of the parameters",
+    "no-gradient": "no gradient reaches many of the parameters",
 }
 ONE_CLASS = 0.98  # share of predictions from which on a model is said to answer with one class
 MARGIN = 0.05  # by which that is more than the largest class's share among the labels

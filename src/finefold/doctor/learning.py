@@ -24,6 +24,9 @@ from finefold.nn.watching import DEAD, DEAD_REMEDY, dead_cause, listed
 NAME = "learning"
 BATCH = 32
 NOTHING = 0.9  # of the entropy of the batch's labels: a loss that never falls below it
+CUT_REMEDY = (
+    "look for `detach()`, `.data`, `no_grad()`, `argmax` or a layer that is not called; freeze what is not to train"
+)
 TOO_LARGE = 3.0  # times log K, and one nat: a first loss above that is no even guess
 
 
@@ -131,18 +134,14 @@ def _of_gradients(lesson: Lesson) -> list[Finding]:
         reached_none = len(lesson.unreached) == len(lesson.trainable)
         names = "any parameter" if reached_none else listed(lesson.unreached)
         is_most = 2 * len(lesson.unreached) > len(lesson.trainable)
-        found.append(
-            Finding(
-                "no-gradient",
-                "error" if is_most else "warning",
-                (),
-                {"parameters": list(lesson.unreached), "trainable": len(lesson.trainable)},
-                f"no gradient reaches {names} ({len(lesson.unreached)} of {len(lesson.trainable)} tensors that are "
-                "to train)",
-                "look for `detach()`, `.data`, `no_grad()`, `argmax` or a layer that is not called; freeze what is not "
-                "to train",
-            )
-        )
+        count = f"({len(lesson.unreached)} of {len(lesson.trainable)} tensors that are to train)"
+        if lesson.are_zero:
+            cause = f"gradients of {names} are 0 throughout {count}: layers above are never active"
+            remedy = DEAD_REMEDY
+        else:
+            cause, remedy = f"no gradient reaches {names} {count}", CUT_REMEDY
+        evidence = {"parameters": list(lesson.unreached), "trainable": len(lesson.trainable)}
+        found.append(Finding("no-gradient", "error" if is_most else "warning", (), evidence, cause, remedy))
     dead = {name: f"{few} of {all_}" for name, (few, all_) in lesson.silent.items() if few >= DEAD * all_}
     if dead:
         found.append(Finding("dead-units", "warning", (), {"layers": dead}, dead_cause(dead), DEAD_REMEDY))

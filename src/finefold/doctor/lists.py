@@ -77,7 +77,7 @@ def _paths_of(dataset: Any, seen: set[int]) -> Iterator[tuple[str, ...]]:
     columns = [values for _, values in _own_columns(dataset)]
     own = [tuple(map(str, values)) for values in columns if _are_paths(values)]
     yield from own
-    inner = [found for _, value in _wrapped(dataset) for found in _paths_of(value, seen)]
+    inner = [found for _, value in wrapped(dataset) for found in _paths_of(value, seen)]
     for places in (values for values in columns if _are_positions(values)):
         for found in (*inner, *own):
             if max(places) < len(found):
@@ -99,7 +99,8 @@ def _is_dataset(value: Any) -> bool:
     return hasattr(kind, "__getitem__") and hasattr(kind, "__len__") and not is_table
 
 
-def _wrapped(dataset: Any) -> Iterator[tuple[str, Any]]:
+def wrapped(dataset: Any) -> Iterator[tuple[str, Any]]:
+    """(attribute's name, data set) of what a data set keeps inside."""
     for name, value in getattr(dataset, "__dict__", {}).items():
         if _is_dataset(value):
             yield name, value
@@ -136,7 +137,7 @@ def _columns(dataset: Any, where: str, seen: set[int]) -> Iterator[tuple[str, Se
     seen = seen | {id(dataset)}
     for name, values in _own_columns(dataset):
         yield f"{where}{name}", values
-    for name, value in _wrapped(dataset):
+    for name, value in wrapped(dataset):
         yield from _columns(value, f"{where}{name}.", seen)
 
 

@@ -52,6 +52,7 @@ class Lesson:
         num_rows, num_outputs: B and K.
         trainable: names of the parameters that require a gradient, and how many values they have.
         unreached: those of them whose gradient was None or 0 at every look.
+        are_zero: whether none of those was ever None: then units have died, and no graph was cut.
         has_graph: whether the loss depends on any parameter at all.
         silent: layer -> units without gradient and units, at the first step.
         are_probs: whether the outputs are probabilities.
@@ -64,6 +65,7 @@ class Lesson:
     num_outputs: int
     trainable: dict[str, int]
     unreached: tuple[str, ...]
+    are_zero: bool
     has_graph: bool
     silent: dict[str, tuple[int, int]]
     are_probs: bool
@@ -134,6 +136,7 @@ def overfit(model: nn.Module, images_B: Sequence[Tensor], labels_B: Tensor, *, s
         logits_BK.shape[1],
         trainable,
         tuple(sorted(witness.unreached)) if witness.has_graph else tuple(trainable),
+        witness.has_graph and not witness.absent & witness.unreached,
         witness.has_graph,
         witness.silent,
         are_probs,
@@ -156,12 +159,14 @@ class _Witness:
 
     def __init__(self, trainable: dict[str, int]) -> None:
         self.unreached = set(trainable)
+        self.absent: set[str] = set()
         self.has_graph = bool(trainable)
         self.silent: dict[str, tuple[int, int]] = {}
 
     def look(self, model: nn.Module, step: int) -> None:
         seen = look_at_gradients(model)
         self.unreached &= seen.missing | seen.still
+        self.absent |= seen.missing
         if step == 0 and not self.silent:
             self.silent = {name: (int(one.sum()), len(one)) for name, one in seen.silent.items() if one.any()}
 

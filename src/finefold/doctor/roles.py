@@ -16,7 +16,7 @@ from finefold.data.findings import Finding
 from finefold.doctor.answers import device_of, logits_of
 from finefold.doctor.breaches import broken
 from finefold.doctor.datasets import random_numbers_kept, row_of, split_row
-from finefold.doctor.lists import NESTED
+from finefold.doctor.lists import wrapped
 from finefold.doctor.pixels import to_array
 from finefold.doctor.sameness import same_rows
 from finefold.doctor.subject import Subject
@@ -99,7 +99,7 @@ def parts_of(dataset: Any) -> list[Any]:
             continue
         found.append(one)
         attributes = getattr(one, "__dict__", {})
-        inner = [attributes[name] for name in NESTED if name in attributes]
+        inner = [value for _, value in wrapped(one)]
         if isinstance(attributes.get("datasets"), (list, tuple)):
             inner += attributes["datasets"]
         waiting += [(part, depth + 1) for part in inner if depth < DEPTH and _is_object_with_rows(part)]

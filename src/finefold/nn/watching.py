@@ -268,6 +268,9 @@ class Watcher:
         if all(look.is_blank for look in looks):
             cause = "no parameter has a gradient when the watcher looks"
             remedy = "call `watcher.step` after `backward()` and before `zero_grad()`; else nothing trains"
+        elif not untouched & looks[-1].missing:
+            cause = f"gradients of {listed(untouched)} are 0 throughout: layers above are never active"
+            remedy = DEAD_REMEDY
         else:
             cause = f"no gradient reaches {listed(untouched)}"
             remedy = "look for `detach()`, `no_grad()` or a layer that is not called; or freeze them"

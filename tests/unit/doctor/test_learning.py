@@ -163,6 +163,7 @@ def test_a_model_that_no_image_wakes_learns_nothing():
         model[3].bias[:] = -1e4
     found = {one.kind: one for one in check_learning(given(model)).findings}
     assert found["nothing-learned"].severity == "error" and found["no-gradient"].severity == "error"
+    assert "never active" in found["no-gradient"].cause and "lower the rate" in found["no-gradient"].remedy
     assert found["nothing-learned"].evidence["best_loss"] > 0.9 * found["nothing-learned"].evidence["entropy"]
 
 

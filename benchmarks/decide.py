@@ -23,7 +23,7 @@ from finefold.metrics.paired import draw
 from finefold.metrics.shift import estimate_shares
 from finefold.steps.effort import Effort
 from finefold.steps.init import init
-from finefold.steps.pick import time_of
+from finefold.steps.pick import times_of
 from finefold.steps.train import train
 
 TARGET_SECONDS, TARGET_RATIO = 5.0, 4.4
@@ -72,14 +72,13 @@ def folds_and_views(num_images: int, size_px: int) -> None:
         data = init(home / "portraits", out=home / "data.toml").data
         run = train(data, overrides=["split.folds=5", f"image.size_px={size_px}"], out=home / "run")
         paths = sorted((home / "portraits").rglob("*.jpg"))[:num_images]
-        base = 0.0
+        ways = ((1, VIEWS[:1]), (5, VIEWS[:1]), (1, VIEWS), (5, VIEWS))
         print(f"{len(paths)} new images of 384 x 512 px at {size_px} px, a frozen prefix")
-        for folds, views in ((1, VIEWS[:1]), (5, VIEWS[:1]), (1, VIEWS), (5, VIEWS)):
-            spent = time_of(run, Effort(folds, views), paths)
-            base = base or spent
-            target = f"   at most {TARGET_RATIO}" if (folds, views) == (5, VIEWS) else ""
+        spent = times_of(run, [Effort(folds, views) for folds, views in ways], paths)
+        for (folds, views), ms in zip(ways, spent, strict=True):
+            target = f"   at most {TARGET_RATIO}" if (folds, views) == ways[-1] else ""
             what = f"{folds} fold{'s' * (folds > 1)} x {len(views)} view{'s' * (len(views) > 1)}"
-            print(f"  {what:<42} {spent:>6.2f} ms  {spent / base:>5.2f} times{target}", flush=True)
+            print(f"  {what:<42} {ms:>6.2f} ms  {ms / spent[0]:>5.2f} times{target}", flush=True)
 
 
 def main() -> None:

@@ -78,6 +78,8 @@ def test_norms_that_trained_are_refused_until_recomputed(tuned_runs, tmp_path, c
     """Other statistics of batch norms stop the soup; asked for anew, they are those of the training images."""
     shutil.copytree(tuned_runs / "second", tmp_path / "moved")
     change(tmp_path / "moved", lambda name, value: value + 3 if name.endswith("running_mean") else value)
+    recipe = tmp_path / "moved" / "recipe.toml"
+    recipe.write_text(recipe.read_text().replace('keep = "last"', 'keep = "best"'))
     command = ["soup", str(tuned_runs / "first"), str(tmp_path / "moved"), "--out", str(tmp_path / "soup")]
     assert main(command) == 1
     said = capsys.readouterr().err
@@ -91,7 +93,10 @@ def test_norms_that_trained_are_refused_until_recomputed(tuned_runs, tmp_path, c
     name = next(name for name in state if name.endswith("running_mean"))
     between = plain[name] + 1.5
     assert not torch.allclose(state[name], between, atol=0.1)
-    assert name.removesuffix(".running_mean") in ff.open_run(tmp_path / "soup").manifest["soup"]["norms"]
+    run = ff.open_run(tmp_path / "soup")
+    assert name.removesuffix(".running_mean") in run.manifest["soup"]["norms"]
+    told = ["each fold keeps the epoch that is best on the samples it holds out (train.keep)"]
+    assert run.scores()["selection"] == told  # what a member's score flatters itself by, the soup's does too
 
 
 def test_probes_make_soups(runs, tmp_path):

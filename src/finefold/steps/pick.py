@@ -156,8 +156,12 @@ def pick(
         found += [(way, drawn.get(way.views)) for way in _ways(name, run)]
     ways = _judged(found, by, len(ledgers[0].known().labels_N))
     with progress.stage("timing", len(ways), "ways") as advance:
-        ways = [replace(way, ms=time_of(way.run, way.effort, paths, boxes, advance)) for way in ways]
-    ways.sort(key=lambda way: (way.ms, way.name))
+        timed = []
+        for run in opened:
+            own = [way for way in ways if way.run is run]
+            spent = times_of(run, [way.effort for way in own], paths, boxes, advance)
+            timed += [replace(way, ms=ms) for way, ms in zip(own, spent, strict=True)]
+    ways = sorted(timed, key=lambda way: (way.ms, way.name))
     taken = _take(ways, by, budget_ms) if best or budget_ms is not None else None
     return Picked(by, budget_ms, len(paths), tuple(ways), taken)
 
@@ -246,28 +250,35 @@ def _images(run: Run, count: int) -> tuple[list[Path], Sequence[Box | None] | No
     return [samples.paths[place] for place in places], boxes
 
 
-def time_of(
+def times_of(
     run: Run,
-    effort: Effort,
+    efforts: Sequence[Effort],
     paths: Sequence[Path],
     boxes: Sequence[Box | None] | None = None,
     advance: Callable[[int], None] = lambda _: None,
-) -> float:
-    """Milliseconds an image, from its file to its probabilities, nothing cached; an ensemble's are its members'."""
+) -> list[float]:
+    """For each effort, milliseconds an image, from its file to its probabilities, nothing cached.
+
+    An ensemble's are its members' together, whatever the effort.
+    """
     if run.is_ensemble:
-        spent = sum(time_of(member, Effort(), paths, boxes) for member in run.members())
-        advance(1)
-        return spent
-    weights = [run.fold_weights(fold) for fold in range(effort.folds_of(run))]
-    model = FoldEnsemble.read(run.backbone, weights, run.space, views=effort.views_of(run))
+        spent = sum(times_of(member, [Effort()], paths, boxes)[0] for member in run.members())
+        advance(len(efforts))
+        return [spent] * len(efforts)
+    weights = [run.fold_weights(fold) for fold in range(run.num_folds)]
+    whole = FoldEnsemble.read(run.backbone, weights, run.space)
     engine = run.manifest["engine"]
     choice = Choice(engine["name"], engine["precision"], "as trained")
-    cache = PrefixCache(model.backbone, choice, round(run.recipe.image.max_megapixels * 1e6))
-    list(stream_uncached(model, paths[:4], cache=cache, boxes=boxes and boxes[:4]))  # starts the engine
-    seconds = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        list(stream_uncached(model, paths, cache=cache, boxes=boxes))
-        seconds.append(time.perf_counter() - start)
-    advance(1)
-    return 1000 * min(seconds) / len(paths)
+    cache = PrefixCache(whole.backbone, choice, round(run.recipe.image.max_megapixels * 1e6))
+    list(stream_uncached(whole, paths[:4], cache=cache, boxes=boxes and boxes[:4]))  # starts the engine
+    found = []
+    for effort in efforts:
+        model = replace(whole, folds=whole.folds[: effort.folds_of(run)], views=effort.views_of(run))
+        seconds = []
+        for _ in range(REPEATS):
+            start = time.perf_counter()
+            list(stream_uncached(model, paths, cache=cache, boxes=boxes))
+            seconds.append(time.perf_counter() - start)
+        found.append(1000 * min(seconds) / len(paths))
+        advance(1)
+    return found

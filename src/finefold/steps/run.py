@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from finefold.nn.backbones import Backbone
+    from finefold.recipe.training import View
     from finefold.steps.answers import Answers
     from finefold.steps.boxes import Finder
 
@@ -149,12 +150,18 @@ class Run:
         boxes: "str | Path | Finder | None" = None,
         overrides: Sequence[str] = (),
         adapt_prior: str | Path | None = None,
+        folds: int | None = None,
+        views: "Sequence[View] | None" = None,
         progress: Progress = SILENT,
     ) -> "Answers":
         """Probabilities for a folder of images: see `finefold predict`."""
+        from finefold.steps.effort import Effort
         from finefold.steps.predict import predict
 
-        return predict(self, images, boxes=boxes, overrides=overrides, adapt_prior=adapt_prior, progress=progress)
+        effort = Effort(folds, None if views is None else tuple(views))
+        return predict(
+            self, images, boxes=boxes, overrides=overrides, adapt_prior=adapt_prior, effort=effort, progress=progress
+        )
 
 
 def open_run(path: str | Path, *, network: "nn.Module | None" = None, model: "nn.Module | None" = None) -> Run:

@@ -28,7 +28,7 @@ class Shapes:
     """A data set that reads its files, and draws random numbers as augmentation does."""
 
     def __init__(self, files: list[str], labels: list[object], *, shown: list[str] | None = None) -> None:
-        self.files, self.labels, self.shown = files, labels, shown or files
+        self.files, self.labels, self.shown = files, labels, dict(enumerate(shown or files))
 
     def __len__(self) -> int:
         return len(self.files)
@@ -67,6 +67,13 @@ def test_paths_that_are_not_of_the_pictures_are_not_believed(files, cache):
     told: list[int] = []
     rows = read_rows(Shapes(files, [0, 1] * 6, shown=files[6:] + files[:6]), cache, advance=told.append)
     assert rows.lists.paths == () and sum(told) == 12
+
+
+def test_of_several_lists_of_paths_the_one_of_the_pictures_is_believed(files, cache):
+    """Whichever attribute comes first."""
+    data = Shapes(files, [0, 1] * 6, shown=files[6:] + files[:6])
+    data.images = files[6:] + files[:6]
+    assert read_rows(data, cache).lists.paths == tuple(files[6:] + files[:6])
 
 
 @pytest.mark.parametrize(

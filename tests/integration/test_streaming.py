@@ -106,7 +106,7 @@ def test_a_killed_process_is_gone_on_with(job, tmp_path):
 
 def test_a_template_is_filled_in_its_own_order_after_a_stop(job, tmp_path, monkeypatch):
     """An error in the middle leaves the first rows; going on gives the file that was wanted."""
-    import finefold.steps.predict as step
+    import finefold.steps.probabilities as step
 
     run = open_run(job.run)
     real = step.stream_probs

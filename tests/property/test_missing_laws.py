@@ -45,7 +45,7 @@ def samples(codes_NA: NDArray[np.int64]) -> SampleTable:
 
 def gradients(table: SampleTable, recipe: Recipe, logits: dict[str, Tensor]) -> dict[str, Tensor]:
     """Of the loss of a batch of all samples, by each head's logits."""
-    training = cast(Training, SimpleNamespace(recipe=recipe, samples=table, own=NOTHING))
+    training = cast(Training, SimpleNamespace(recipe=recipe, samples=table, own=NOTHING, teacher_FNK=None))
     losses, strata = head_losses(training, np.arange(len(table))), table.train_strata
     given = {name: values.clone().requires_grad_() for name, values in logits.items()}
     losses(given, torch.eye(len(strata))[torch.from_numpy(strata.codes_N)]).backward()
@@ -120,7 +120,7 @@ def test_a_joint_head_learns_what_is_known(case: tuple[NDArray[np.int64], int, d
 def test_a_whole_table_trains_as_it_did(heads: str) -> None:
     """Without gaps no share is taken, nothing is spread, and members are the joint classes alone."""
     codes_NA = np.array([(mask, age) for mask in range(2) for age in range(3)])
-    training = SimpleNamespace(recipe=recipe_of(heads), samples=samples(codes_NA), own=NOTHING)
+    training = SimpleNamespace(recipe=recipe_of(heads), samples=samples(codes_NA), own=NOTHING, teacher_FNK=None)
     losses = head_losses(cast(Training, training), np.arange(6))
     assert losses.spread is None
     assert not losses.shares

@@ -150,6 +150,7 @@ def test_the_table_of_rates(home, tmp_path, capsys):
     assert f"wrote {tmp_path / 'rates.svg'} (30 optimiser steps of fold 0; nothing was trained)" in said
 
 
+@pytest.mark.slow  # a whole training; the drawing is tested by itself
 def test_a_tuned_run_draws_its_history(home, tmp_path, capsys):
     """Training writes history.svg, with every fold and phase in it, and names the pictures."""
     brief = ("--set", "train.batch_size=24")

@@ -122,6 +122,7 @@ def test_the_manifest_keeps_the_plan(tuned):
     assert set(manifest["probe"]) == {"accuracy", "macro_f1", "log_loss"}
 
 
+@pytest.mark.slow  # a network is searched for cuts twice
 def test_inspect_shows_the_stored_plan(tuned, capsys):
     """`inspect RUN` shows the plan that the run was trained by, with the parameters of its own head."""
     assert main(["inspect", str(tuned.run), "--json"]) == 0

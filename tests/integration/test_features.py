@@ -185,6 +185,7 @@ def rows_in(cache: Path) -> int:
     return sum(file.stat().st_size // 20 for file in cache.glob("features/*/*.index"))
 
 
+@pytest.mark.slow  # a process is started and killed again and again; torn files are tested always
 def test_killed_in_the_middle_it_goes_on_and_ends_the_same(described):
     """`kill -9` during the feature pass: the same command reuses what was cached and ends in the same ledger."""
     plain = finish(start(*TRAIN, "--out", "plain", cwd=described, FINEFOLD_CACHE="cache-1"))

@@ -44,7 +44,7 @@ PAIRS = [
     pair("torchvision:mobilenet_v3_small", "mobilenetv3_small_100"),
     pair("regnety_004", "torchvision:regnet_y_400mf"),
     pair("mobilenetv3_small_100", "torchvision:mobilenet_v3_small"),
-    pair("torchvision:efficientnet_v2_s", "tf_efficientnetv2_s"),
+    pair("torchvision:efficientnet_v2_s", "tf_efficientnetv2_s", slow=True),
     pair("torchvision:densenet121", "densenet121", slow=True),
     pair("torchvision:inception_v3", "inception_v3", size_px=160, slow=True),
     pair("torchvision:swin_t", "swin_tiny_patch4_window7_224", size_px=224, slow=True),
@@ -205,6 +205,7 @@ def test_mobilenet_v3_needs_its_eps_and_nothing_else():
     assert match.proof.difference_as_is > TOLERANCE >= match.proof.difference
 
 
+@pytest.mark.slow  # a large pair; paddings of small ones are tested always
 def test_efficientnet_v2_needs_its_padding_and_nothing_else():
     """TensorFlow pads the strided convolutions of EfficientNetV2 at the end only: said for those five, and no other."""
     target = build_model("tf_efficientnetv2_s")

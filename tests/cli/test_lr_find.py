@@ -88,6 +88,7 @@ def test_rates_grow_by_one_ratio(first):
     assert 1e-6 < found["suggestion"] < 1
 
 
+@pytest.mark.slow  # trains until the loss explodes; the ramp is tested by itself
 def test_another_phase_is_tested_and_an_explosion_ends_it(home, tmp_path, capsys):
     """--phase 2 trains the last stage, says that phase 1 is passed over, and stops where the loss explodes."""
     exploding = ("--set", "optim.name=sgd", "--set", "optim.momentum=0.99", "--set", "train.clip_norm=0")

@@ -153,7 +153,9 @@ def test_a_tuned_run_answers_for_new_images(tuned, shapes, tmp_path, capsys):
     ("phase", "told"),
     [
         ('{trainable=["bloks.6.*"], until="1 epoch"}', "did you mean blocks.6"),
-        ('{trainable="last:99", until="1 epoch"}', "write last:1 to last:"),
+        pytest.param(
+            '{trainable="last:99", until="1 epoch"}', "write last:1 to last:", marks=pytest.mark.slow
+        ),  # as the first, which needs the network too
         ('{trainable="last:1", until="soon"}', "is no duration"),
         ('{trainable="last:1", until="10 percent"}', "train.length, which is not set"),
     ],

@@ -66,7 +66,7 @@ def test_one_opinion_many_times_stays_that_opinion(by):
     assert agree == 1 if by in ("greedy", "mean", "geometric", "vote") else agree > 0.9
 
 
-@pytest.mark.parametrize("by", ["greedy", "stack"])
+@pytest.mark.parametrize("by", ["greedy", pytest.param("stack", marks=pytest.mark.slow)])  # many fits of stacks
 def test_nesting_is_rarely_clearly_worse_than_the_best_member(by):
     """In a tenth of seeded cases at most is the nested ensemble below the best member by more than its interval.
 

@@ -186,6 +186,8 @@ def known(chain: Chain):
 
 SLOW = {  # deep for what they are small in; their sisters of the other library, or the next in size, are always cut
     *("efficientnet torchvision", "mobilenet v2", "mobilenet v3", "regnet torchvision", "maxvit", "inception", "nfnet"),
+    *("resnet with a deep stem", "efficientnet lite", "mobilenet v3 torchvision", "convnext torchvision"),
+    *("densenet torchvision", "swin torchvision", "vgg torchvision", "maxvit torchvision"),
 }
 assert FAMILIES.keys() >= SLOW
 

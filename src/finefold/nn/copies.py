@@ -7,7 +7,7 @@ Shapes: N samples, K joint classes.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -66,23 +66,27 @@ def _augment(preset: Strength, preprocessing: Preprocessing, views: tuple[View, 
     return preset_augment(preset, preprocessing, views)
 
 
-def version_of(
-    framed_HWC: NDArray[np.uint8], asked: Version, preprocessing: Preprocessing, content: bytes
-) -> NDArray[np.uint8]:
-    """An image as a network gets it, under a view or as a copy.
+def versions_of(
+    framed_HWC: NDArray[np.uint8], asked: Sequence[Version], preprocessing: Preprocessing, content: Callable[[], bytes]
+) -> Iterator[NDArray[np.uint8]]:
+    """An image as a network gets it, under views, for which it is resized once, and as copies.
 
     Args:
         framed_HWC: uint8 [H, W, 3] or grey [H, W], as `Preprocessing.framed` gives it.
-        asked: which.
+        asked: which, in the order of the answers.
         preprocessing: what the result looks like.
-        content: 16 bytes that stand for the image.
+        content: gives 16 bytes that stand for the image; called for copies alone.
 
-    Returns:
-        uint8 [height, width, 3].
+    Yields:
+        uint8 [height, width, 3] each.
     """
-    if isinstance(asked, Copy):
-        return asked.make(framed_HWC, preprocessing, content)
-    return apply_view(preprocessing.finished(framed_HWC), asked)
+    plain_HWC = None
+    for one in asked:
+        if isinstance(one, Copy):
+            yield one.make(framed_HWC, preprocessing, content())
+            continue
+        plain_HWC = preprocessing.finished(framed_HWC) if plain_HWC is None else plain_HWC
+        yield apply_view(plain_HWC, one)
 
 
 def copies_of(recipe: Recipe) -> tuple[Copy, ...]:

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -28,7 +29,7 @@ from finefold.data.readable import bytes_or_reason, unreadable
 from finefold.data.store import ContentStore
 from finefold.errors import EngineError, ImageError
 from finefold.nn.backbones import POOLED, Backbone
-from finefold.nn.copies import Copy, Version, version_of
+from finefold.nn.copies import Copy, Version, versions_of
 from finefold.nn.engines import BATCH, Choice, Engine, make_engine
 from finefold.recipe.training import View
 
@@ -274,8 +275,9 @@ class _Work:
             except ImageError as reason:
                 outcomes[place] = reason.message
                 continue
-            for version in versions:
-                inputs[version][place] = version_of(framed_HWC, version, preprocessing, hashes[place])
+            made = versions_of(framed_HWC, versions, preprocessing, partial(hashes.__getitem__, place))
+            for version, image_HWC in zip(versions, made, strict=True):
+                inputs[version][place] = image_HWC
         num_computed = sum(self._append(version, images, hashes) for version, images in inputs.items())
         with self._lock:
             self.num_computed += num_computed

@@ -9,7 +9,7 @@ Shapes: N samples, M of them that train, E of these and their copies, B rows of 
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from finefold.data.preprocessing import Box, Preprocessing
 from finefold.data.store import ContentStore
-from finefold.nn.copies import Version, copies_of, version_of
+from finefold.nn.copies import Version, copies_of, versions_of
 from finefold.nn.features import PLAIN, load_framed, lost_rows, row_hash
 from finefold.nn.mixing import mix_batch
 from finefold.nn.sampling import epoch_rows
@@ -106,7 +106,8 @@ class ImageRows:
     def _made(self, sample: int, version: Version) -> NDArray[np.uint8]:
         data, preprocessing, max_pixels, box = self._source(sample)
         framed_HWC = load_framed(data, preprocessing, max_pixels, box, keep_grey=True)
-        return version_of(framed_HWC, version, preprocessing, row_hash(data, box))
+        (made_HWC,) = versions_of(framed_HWC, [version], preprocessing, partial(row_hash, data, box))
+        return made_HWC
 
     def decode(self, sample: int) -> NDArray[np.uint8]:
         """[H, W, 3] of any size, framed: what an augmentation starts from."""

@@ -14,17 +14,16 @@ from numpy.typing import NDArray
 from finefold.data.labels import LabelSpace
 from finefold.data.predictions import Ledger
 from finefold.data.split_checks import counted
-from finefold.data.strict import load_toml
 from finefold.data.submission import Template
 from finefold.errors import DataError, UsageError
 from finefold.metrics.counts import Margin, in_groups
 from finefold.metrics.intervals import Score, group_codes
 from finefold.metrics.paired import SCORES, Drawn, draw
 from finefold.steps.answers import Answers
+from finefold.steps.class_tables import JOINT, read_class_tables
 from finefold.steps.pooling import Pooling, given_groups, pool_answers
 from finefold.steps.progress import Progress
 from finefold.steps.run import Run
-from finefold.steps.shares import JOINT, near
 
 
 @dataclass(frozen=True)
@@ -54,22 +53,8 @@ def read_counts(file: str | Path, space: LabelSpace, each: str | None = None) ->
         DataError: the file cannot be read, names what is not there, or its counts are none; all at once.
     """
     path = Path(file)
-    tables = load_toml(path, DataError)
-    known = {attribute.name: attribute.classes for attribute in space.attributes} | {JOINT: space.class_names}
-    mistakes: list[str] = []
-    counts: dict[str, NDArray[np.int64]] = {}
-    for name, table in tables.items():
-        if name not in known or not isinstance(table, dict):
-            mistakes.append(f"`[{name}]` is no attribute{near(name, known)}: known are {', '.join(known)}")
-            continue
-        found = _mistakes(name, table, known[name])
-        mistakes += found
-        if not found:
-            counts[name] = np.asarray([table[one] for one in known[name]], np.int64)
-    if JOINT in tables and len(tables) > 1:
-        mistakes.append("`[joint]` says everything already: leave the attributes out")
-    if not tables:
-        mistakes.append("it holds no table")
+    found, mistakes = read_class_tables(path, space, _mistakes)
+    counts = {name: np.asarray(values_C, np.int64) for name, values_C in found.items()}
     if len({int(counts_C.sum()) for counts_C in counts.values()}) > 1:
         said = ", ".join(f"{name} {counts_C.sum()}" for name, counts_C in counts.items())
         mistakes.append(f"its tables are of different numbers of images: {said}")
@@ -80,12 +65,9 @@ def read_counts(file: str | Path, space: LabelSpace, each: str | None = None) ->
     return Counts(path, counts, each)
 
 
-def _mistakes(name: str, table: Mapping[str, Any], classes: Sequence[str]) -> list[str]:
-    wrong = [f"`{name}.{one}` is no class{near(one, classes)}" for one in table if one not in classes]
-    wrong += [f"`{name}.{one}` is missing" for one in classes if one not in table]
-    if not all(isinstance(value, int) and not isinstance(value, bool) and value >= 0 for value in table.values()):
-        wrong.append(f"`[{name}]`: counts are whole numbers, 0 or more")
-    return wrong
+def _mistakes(name: str, values: Sequence[Any], _is_named_rightly: bool) -> list[str]:
+    is_whole = all(isinstance(value, int) and not isinstance(value, bool) and value >= 0 for value in values)
+    return [] if is_whole else [f"`[{name}]`: counts are whole numbers, 0 or more"]
 
 
 def check_counts(run: Run, counts: Counts, num_images: int, *, is_adapted: bool) -> None:

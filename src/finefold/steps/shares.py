@@ -3,9 +3,8 @@
 Shapes: N new images, L rows of the ledger, K joint classes, C classes of an attribute.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +13,14 @@ from numpy.typing import NDArray
 
 from finefold.data.labels import LabelSpace
 from finefold.data.predictions import Ledger
-from finefold.data.strict import load_toml
 from finefold.errors import DataError
 from finefold.metrics.correction import Correction, fit_correction, nested_correction
 from finefold.metrics.paired import Difference, draw
 from finefold.metrics.shift import ShareEstimate, estimate_shares, rake
 from finefold.recipe.training import AfterRecipe
+from finefold.steps.class_tables import JOINT, read_class_tables
 from finefold.steps.run import Run
 
-JOINT = "joint"
 SUM_TOLERANCE = 1e-3
 
 Shares = Mapping[str, NDArray[np.float64]]  # attribute, or `joint` -> [C] shares of its classes
@@ -116,22 +114,8 @@ def read_shares(file: str | Path, space: LabelSpace) -> Shares:
         DataError: the file cannot be read, or names what is not there, or its shares are none; all at once.
     """
     path = Path(file)
-    tables = load_toml(path, DataError)
-    known = {attribute.name: attribute.classes for attribute in space.attributes} | {JOINT: space.class_names}
-    mistakes: list[str] = []
-    shares = {}
-    for name, table in tables.items():
-        if name not in known or not isinstance(table, dict):
-            mistakes.append(f"`[{name}]` is no attribute{near(name, known)}: known are {', '.join(known)}")
-            continue
-        found = _mistakes(name, table, known[name])
-        mistakes += found
-        if not found:
-            shares[name] = np.asarray([float(table[one]) for one in known[name]])
-    if JOINT in tables and len(tables) > 1:
-        mistakes.append("`[joint]` says everything already: leave the attributes out")
-    if not tables:
-        mistakes.append("it holds no table")
+    found, mistakes = read_class_tables(path, space, _mistakes)
+    shares = {name: np.asarray(values_C, np.float64) for name, values_C in found.items()}
     if mistakes:
         lines = "\n".join(f"  {line}" for line in mistakes)
         example = {space.names[0]: dict.fromkeys(space.attributes[0].classes, "...")}
@@ -145,22 +129,12 @@ def _as_toml(table: Mapping[str, Mapping[str, str]]) -> str:
     return f"[{name}] " + ", ".join(f'"{one}" = {share}' for one, share in classes.items())
 
 
-def _mistakes(name: str, table: Mapping[str, Any], classes: tuple[str, ...]) -> list[str]:
-    wrong = [f"`{name}.{one}` is no class{near(one, classes)}" for one in table if one not in classes]
-    wrong += [f"`{name}.{one}` is missing" for one in classes if one not in table]
-    values = list(table.values())
-    is_number = [isinstance(value, int | float) and not isinstance(value, bool) and value >= 0 for value in values]
-    if not all(is_number):
-        wrong.append(f"`[{name}]`: shares are numbers, 0 or more")
-    elif not wrong and abs(sum(values) - 1) > SUM_TOLERANCE:
-        wrong.append(f"`[{name}]`: shares sum to {sum(values):g}, not 1")
-    return wrong
-
-
-def near(name: str, known: Any) -> str:
-    """What was meant, perhaps."""
-    near = get_close_matches(name, list(known), n=1)
-    return f" (did you mean `{near[0]}`?)" if near else ""
+def _mistakes(name: str, values: Sequence[Any], is_named_rightly: bool) -> list[str]:
+    if not all(isinstance(value, int | float) and not isinstance(value, bool) and value >= 0 for value in values):
+        return [f"`[{name}]`: shares are numbers, 0 or more"]
+    if is_named_rightly and abs(sum(values) - 1) > SUM_TOLERANCE:
+        return [f"`[{name}]`: shares sum to {sum(values):g}, not 1"]
+    return []
 
 
 def _estimates(

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from finefold.data.findings import Finding
 from finefold.doctor.diagnosis import Checked
 from finefold.doctor.subject import Subject
+from finefold.nn.watching import COLLAPSED
 
 NAME = "collapse"
 KIND = "one-class-collapse"
@@ -19,7 +20,6 @@ SHORT = {  # what explains a collapse, most telling first
     "nothing-learned": "training does not get below the prior's entropy, as with a rate far too high",
     "no-gradient": "no gradient reaches many of the parameters",
 }
-ONE_CLASS = 0.98  # share of predictions from which on a model is said to answer with one class
 MARGIN = 0.05  # by which that is more than the largest class's share among the labels
 
 
@@ -37,7 +37,7 @@ def check_collapse(subject: Subject) -> Checked:
     says = (
         f"predictions for {len(codes_N)} images: {shares_K[most]:.1%} are `{name}`; the largest class has {largest:.1%}"
     )
-    collapsed = shares_K[most] >= ONE_CLASS and shares_K[most] > min(largest + MARGIN, 0.999)
+    collapsed = shares_K[most] >= COLLAPSED and shares_K[most] > min(largest + MARGIN, 0.999)
     findings = (_finding(name, numbers, codes_N),) if collapsed else ()
     return Checked(NAME, says, findings, numbers=numbers)
 

@@ -5,7 +5,7 @@ TESTS_AT_ONCE ?= 2# processes; a file's tests stay together, as many share what 
 PYTEST = $(BIN)/pytest -n $(TESTS_AT_ONCE) --dist loadfile
 INSTALLED := .venv/.installed
 
-.PHONY: demo setup test test-all check format bench-probe bench-inside bench-train bench-stream bench-decide bench-doctor clean
+.PHONY: demo setup test test-all check format bench-probe bench-inside bench-train bench-stream bench-decide bench-doctor bench-audit clean
 
 demo: $(INSTALLED)  ## install, then run the main job on real images
 	rm -rf finefold-demo
@@ -51,6 +51,9 @@ bench-decide: $(INSTALLED)  ## bootstrap, greedy selection, class shares, counts
 
 bench-doctor: $(INSTALLED)  ## wrong pairings of images and labels that the doctor sees and names, and its false alarms
 	$(BIN)/python benchmarks/alignment.py
+
+bench-audit: $(INSTALLED)  ## time and memory of an audit of 10,000 and 100,000 images, and the planted faults it finds
+	$(BIN)/python benchmarks/auditing.py
 
 clean:
 	rm -rf finefold-demo .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -82,6 +82,7 @@ REASONS: dict[str, str] = {
     "pseudo.rounds": "at most; a round that does not pay ends it",
     "distill.weight": "of the teacher in the loss, of train --teacher alone; labels have the other half: teachers err",
     "distill.temperature": "a teacher is nearly certain of samples it trained on; softened, it tells classes apart",
+    "distill.required": "off, as most recipes do without a teacher; on, training without --teacher is an error",
     "cache.budget_gb": "a quarter of the free disk where unset; a prefix that needs more ends earlier",
     "scores.resamples": "of the bootstrap over groups: 1,000 settle the second digit of a 95 % interval",
 }

@@ -249,11 +249,12 @@ class DistillRecipe(Table):
     """`[distill]`: learning from the run that `finefold train --teacher` names, and of that alone.
 
     `weight` is the teacher's in the loss, where labels have the rest. Probabilities of both are softened by
-    `temperature` before they are compared.
+    `temperature` before they are compared. Where a teacher is `required`, training without one is an error.
     """
 
     weight: Share = 0.5
     temperature: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 2.0
+    required: bool = False
 
 
 class CacheRecipe(Table):

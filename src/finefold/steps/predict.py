@@ -21,9 +21,11 @@ from finefold.data.submission import Template, answered, check_ids, csv_parts, r
 from finefold.errors import DataError, SubmissionError
 from finefold.metrics.classification import FloatArray
 from finefold.nn.streaming import Part
+from finefold.recipe.training import AfterRecipe
 from finefold.runs.folder import write_json
 from finefold.steps.after import (
     ROWS_LOOKED_AT,
+    Plan,
     asks_for_shares,
     changed_after,
     check_adapt_prior,
@@ -187,20 +189,7 @@ def write_answers(
         DataError: as `predict`.
     """
     out = Path(out)
-    check_replaceable(out)  # before the work
-    if out.is_dir():
-        raise SubmissionError(f"cannot write {out}: it is a folder", "give a file as --out")
-    if pooling is not None:
-        check_pooling(run, pooling)
-    after = changed_after(run, overrides)
-    check_adapt_prior(run, adapt_prior)
-    is_corrected = (
-        not after.is_nothing or asks_for_shares(after, adapt_prior) or pooling is not None or counts is not None
-    )
-    check_effort(run, effort, is_corrected=is_corrected)
-    asked = _questions(run, images)
-    if counts is not None:
-        check_counts(run, counts, len(asked.names), is_adapted=asks_for_shares(after, adapt_prior))
+    asked, after = _checked(run, images, out, overrides, adapt_prior, pooling, counts, effort)
     asked = asked.with_boxes(run, boxes, progress)
     journal = Journal.open(
         out.with_name(f".{out.name}.unfinished"),
@@ -210,14 +199,7 @@ def write_answers(
     try:
         _fill(journal, run, asked, progress, effort)
         plan = plan_correction(run, partial(_some_rows, journal, run.recipe.seed), after, adapt_prior)
-        corrections: tuple[Mapping[str, Any], ...] = () if plan.is_nothing else (plan.about(),)
-        parts: Iterator[FloatArray] = map(plan.apply, journal.parts(ROWS_AT_ONCE))
-        if pooling is not None or counts is not None:
-            plain = Predictions(tuple(asked.names), np.concatenate(list(parts)), run.space.class_names)
-            answers = Answers(run, plain, tuple(journal.findings()), asked.root, corrections, asked.boxes)
-            ledger, weights_N = plan.ledger()
-            answers = together(answers, pooling, counts, asked.form, ledger, weights_N, progress)
-            parts, corrections = iter([answers.predictions.probs_NK]), answers.corrections
+        parts, corrections = _corrected(run, asked, journal, plan, pooling, counts, progress)
         start = Tally.start(run, journal.findings(), corrections, asked.unboxed, effort)
         tally = _write(parts, start, asked, out)
         journal.remove()
@@ -230,6 +212,58 @@ def write_answers(
             f"replace the files; {out} was written with the training class shares for them",
         )
     return tally, out
+
+
+def _checked(
+    run: Run,
+    images: str | Path | None,
+    out: Path,
+    overrides: Sequence[str],
+    adapt_prior: str | Path | None,
+    pooling: Pooling | None,
+    counts: Counts | None,
+    effort: Effort,
+) -> tuple[_Questions, AfterRecipe]:
+    """What is asked, and how answers are corrected; whatever cannot be done is told before any image is read.
+
+    Raises:
+        UsageError, SubmissionError, DataError: see `write_answers`.
+    """
+    check_replaceable(out)
+    if out.is_dir():
+        raise SubmissionError(f"cannot write {out}: it is a folder", "give a file as --out")
+    if pooling is not None:
+        check_pooling(run, pooling)
+    after = changed_after(run, overrides)
+    check_adapt_prior(run, adapt_prior)
+    is_adapted = asks_for_shares(after, adapt_prior)
+    is_corrected = not after.is_nothing or is_adapted or pooling is not None or counts is not None
+    check_effort(run, effort, is_corrected=is_corrected)
+    asked = _questions(run, images)
+    if counts is not None:
+        check_counts(run, counts, len(asked.names), is_adapted=is_adapted)
+    return asked, after
+
+
+def _corrected(
+    run: Run,
+    asked: _Questions,
+    journal: Journal,
+    plan: Plan,
+    pooling: Pooling | None,
+    counts: Counts | None,
+    progress: Progress,
+) -> tuple[Iterator[FloatArray], tuple[Mapping[str, Any], ...]]:
+    """The journal's probabilities as they are answered, a part at a time, and what was done to them."""
+    corrections: tuple[Mapping[str, Any], ...] = () if plan.is_nothing else (plan.about(),)
+    parts: Iterator[FloatArray] = map(plan.apply, journal.parts(ROWS_AT_ONCE))
+    if pooling is None and counts is None:
+        return parts, corrections
+    plain = Predictions(tuple(asked.names), np.concatenate(list(parts)), run.space.class_names)
+    answers = Answers(run, plain, tuple(journal.findings()), asked.root, corrections, asked.boxes)
+    ledger, weights_N = plan.ledger()
+    answers = together(answers, pooling, counts, asked.form, ledger, weights_N, progress)
+    return iter([answers.predictions.probs_NK]), answers.corrections
 
 
 def _fill(journal: Journal, run: Run, asked: _Questions, progress: Progress, effort: Effort) -> None:

@@ -14,7 +14,7 @@ from finefold.data.findings import Finding
 from finefold.data.predictions import Predictions, write_parquet
 from finefold.data.samples import SampleTable
 from finefold.data.splits import Split, read_split
-from finefold.errors import SplitError
+from finefold.errors import SplitError, UsageError
 from finefold.nn.backbones import Backbone, find_backbone, own_backbone
 from finefold.nn.classifier import JointLogits
 from finefold.nn.engines import choose_engine
@@ -73,13 +73,18 @@ def train(
         progress: told of the stages.
 
     Raises:
-        UsageError: what `track` names is not installed, or `own` does not fit the data.
+        UsageError: what `track` names is not installed, `own` does not fit the data, or the recipe requires a teacher.
         RecipeError, SplitError, RunError, WeightsError, EngineError, CacheError, DataError: see each.
     """
     start = time.perf_counter()
     chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
     own.check_fits(data.space, chosen)
     check_track(track)
+    if chosen.distill.required and teacher is None:
+        raise UsageError(
+            "the recipe learns from a teacher (distill.required), and none is named",
+            "name a finished run or an ensemble: finefold train ... --teacher RUN",
+        )
     folder = RunFolder(Path(out))
     master = teacher if teacher is None or isinstance(teacher, Run) else open_run(teacher)
     given = None if master is not None and split is None else given_split(data, split, chosen, progress)

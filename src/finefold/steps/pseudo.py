@@ -130,7 +130,7 @@ def pseudo(
         while len(rounds) < recipe.pseudo.rounds:
             made = train_round(folder.round(len(rounds) + 1), best, material, progress)
             if made is None:
-                progress.say(f"round {len(rounds) + 1}: no image is sure enough for a label")
+                progress.say(f"round {len(rounds) + 1}: no image gets a label (pseudo.share, pseudo.threshold)")
                 break
             after = _drawn(run, made)
             rounds.append(_judged(made, drawn, after, recipe.train.metric))

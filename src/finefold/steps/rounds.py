@@ -21,7 +21,7 @@ from finefold.data.predictions import Predictions
 from finefold.data.samples import SampleTable
 from finefold.data.splits import Split, read_split
 from finefold.errors import RunError, UsageError
-from finefold.metrics.calibration import fit_temperature, no_calibration
+from finefold.metrics.calibration import Calibration, fit_temperature, fit_vector
 from finefold.metrics.pseudo import FoldLabels, FoldProbs, choose_labels
 from finefold.metrics.shift import saerens_prior
 from finefold.nn.engines import Choice
@@ -176,25 +176,32 @@ def fold_labels(said: FoldProbs, predictions: Predictions, material: Material) -
     """
     chosen, samples = material.recipe.pseudo, material.samples
     is_others_N, num_classes = material.folds_N != said.fold, samples.space.num_classes
-    calibration = no_calibration(num_classes)
-    if chosen.calibrate:  # each sample was predicted by its own fold's model
-        rows = is_others_N & (samples.labels_N >= 0)
-        calibration = fit_temperature(predictions.probs_NK[rows], samples.labels_N[rows])
-    said = FoldProbs(said.fold, np.stack([calibration.apply(probs_UK) for probs_UK in said.views_VUK]))
-    train_N = samples.train_labels_N
-    counts_K = np.bincount(train_N[(train_N >= 0) & is_others_N], minlength=num_classes)
-    shares_K = np.maximum(counts_K / counts_K.sum(), SMALLEST_SHARE)
-    shares_K = shares_K / shares_K.sum()
-    if chosen.shares == "estimated":
-        shares_K = saerens_prior(said.probs_UK, shares_K)
+    known_N = is_others_N & (samples.labels_N >= 0)  # each was predicted by its own fold's model
+    probs_nK, labels_n = predictions.probs_NK[known_N], samples.labels_N[known_N]
+    if chosen.shares == "estimated":  # what a loss did about scarce classes would else be taken for the images' shares
+        undone = _calibrated(said, fit_vector(probs_nK, labels_n))
+        shares_K = saerens_prior(undone.probs_UK, _shares(labels_n, num_classes))
+    else:
+        train_N = samples.train_labels_N
+        shares_K = _shares(train_N[is_others_N & (train_N >= 0)], num_classes)
     return choose_labels(
-        said,
+        _calibrated(said, fit_temperature(probs_nK, labels_n)) if chosen.calibrate else said,
         shares_K,
         share=chosen.share,
         threshold=chosen.threshold,
         target=chosen.target,
         weight=chosen.weight,
     )
+
+
+def _calibrated(said: FoldProbs, calibration: Calibration) -> FoldProbs:
+    return FoldProbs(said.fold, np.stack([calibration.apply(probs_UK) for probs_UK in said.views_VUK]))
+
+
+def _shares(labels_n: NDArray[np.int64], num_classes: int) -> NDArray[np.float64]:
+    """[K] class shares of some labels, all above 0."""
+    shares_K = np.maximum(np.bincount(labels_n, minlength=num_classes) / len(labels_n), SMALLEST_SHARE)
+    return np.asarray(shares_K / shares_K.sum())
 
 
 def _train(home: RunFolder, before: Run, material: Material, extra: ExtraImages, progress: Progress) -> dict[str, Any]:

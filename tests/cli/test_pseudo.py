@@ -78,13 +78,24 @@ def test_mistakes_are_told(options, code, told, job, tmp_path, capsys):
     assert not (tmp_path / "second").exists()
 
 
-def test_a_run_that_trained_more_is_refused(job, tmp_path, capsys):
-    """Pseudo labels are for the probe's heads; a tuned run is told so."""
+@pytest.mark.parametrize(
+    ("manifest", "told"),
+    [
+        ({"teacher": {}}, "learned from a teacher, who says nothing of unlabelled images"),
+        ({"own": {"loss": "mine"}}, "was trained with parts of your own (loss)"),
+        ({"soup": {}}, "was made of other runs, and a round of pseudo labels is a training"),
+    ],
+)
+def test_what_cannot_be_trained_again_is_refused(manifest, told, job, tmp_path, capsys):
+    """Students, runs with parts of the user's own, and what no training made are told why; nothing is written."""
     shutil.copytree(job.run, tmp_path / "tuned")
     recipe = (tmp_path / "tuned" / "recipe.toml").read_text().replace('until = "probe"', 'until = "1 epochs"')
     (tmp_path / "tuned" / "recipe.toml").write_text(recipe)
+    file = tmp_path / "tuned" / "manifest.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **manifest}))
     assert main(["pseudo", str(tmp_path / "tuned"), "--out", str(tmp_path / "second")]) == 2
-    assert "trained more than the probe" in capsys.readouterr().err
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "second").exists()
 
 
 def test_images_in_the_way_of_a_run_are_not_touched(job, tmp_path, capsys):

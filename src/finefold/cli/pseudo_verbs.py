@@ -24,7 +24,11 @@ def pseudo(
     override: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train on unlabelled images too, fold by fold. A round is kept only where the ledger says it is better."""
+    """Train a run's folds on unlabelled images too, each on labels of its own model, and keep what is better.
+
+    A round trains by the run's recipe and is kept only where the ledger says that it is better. The same command goes
+    on with one that was interrupted.
+    """
     from finefold.cli.progress import progress
 
     with progress() as told:

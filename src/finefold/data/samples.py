@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from finefold.data.imageset import ImageSet
 from finefold.data.labels import LabelSpace
 from finefold.data.preprocessing import Box
 from finefold.data.strata import Strata
@@ -131,6 +132,11 @@ class SampleTable:
         if SIDES[0] not in self.frame.columns:
             return None
         return [None if row[0] is None else row for row in self.frame.select(SIDES).iter_rows()]
+
+    @property
+    def images(self) -> ImageSet:
+        """[N] the images alone."""
+        return ImageSet(self.ids, self.paths, self.boxes)
 
     def with_boxes(self, boxes: Sequence[Box | None]) -> "SampleTable":
         """The same samples, each with what is kept of its image; None for its centre."""

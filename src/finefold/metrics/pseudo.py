@@ -53,6 +53,20 @@ class FoldLabels:
     targets_MC: FloatArray
     weight: float
 
+    @property
+    def answers_M(self) -> IntArray:
+        """The likeliest class of each."""
+        return np.asarray(self.targets_MC.argmax(axis=1))
+
+    def check_is_of(self, fold: int) -> None:
+        """These labels are for that fold.
+
+        Raises:
+            ValueError: it would train on another fold's labels.
+        """
+        if self.fold != fold:
+            raise ValueError(f"labels of fold {self.fold} for fold {fold}: a fold trains on its own alone")
+
     def under(self, codes_K: IntArray, num_classes: int) -> "FoldLabels":
         """The same labels of one attribute.
 

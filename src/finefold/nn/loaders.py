@@ -3,15 +3,15 @@
 What an epoch shows depends on seed, fold, phase and epoch alone, never on what was drawn before: a resumed run
 draws what an uninterrupted one would have drawn.
 
-Shapes: N samples, M of them that train, E of these and their copies, B rows of a batch, K joint classes, S strata
-(joint classes and partial labels).
+Shapes: N samples, M extra images with pseudo labels, E samples that train and their copies, X of these and the extra
+images after them, B rows of a batch, K joint classes, S strata (joint classes and partial labels).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from finefold.data.preprocessing import Box, Preprocessing
 from finefold.data.store import ContentStore
+from finefold.metrics.pseudo import FoldLabels
 from finefold.nn.copies import Version, copies_of, versions_of
 from finefold.nn.features import PLAIN, load_framed, lost_rows, row_hash
 from finefold.nn.mixing import mix_batch
@@ -28,6 +29,8 @@ from finefold.nn.transforms import Augment
 from finefold.recipe.schema import Recipe
 from finefold.recipe.training import View
 
+Scalar = TypeVar("Scalar", bound=np.generic)
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -35,8 +38,8 @@ class Batch:
 
     Args:
         rows: of the prefix, or uint8 images [B, H, W, 3].
-        targets_BS: rows sum to 1; soft where images are mixed.
-        samples_B: numbers of the samples.
+        targets_BS: rows sum to 1; soft where images are mixed. Those of extra images sum to their weight in the loss.
+        samples_B: numbers of the samples and extra images.
     """
 
     rows: Tensor
@@ -123,7 +126,7 @@ class TrainRole:
     """Training batches of one fold and phase.
 
     Args:
-        rows: of all samples.
+        rows: of all samples, and of the extra images after them.
         samples: numbers of those that train.
         labels_N: [N] joint codes that training sees; of a partial label a class that it may be.
         groups_N: [N] who is on it.
@@ -135,6 +138,10 @@ class TrainRole:
         copies_N: [N] how many augmented copies each sample has beside itself.
         partners_N: [N] which samples may be mixed into others, where augment.mix_partners names classes.
         teacher_NK: what the fold's teacher says; behind the targets, and mixed with them. None without a teacher.
+        extra: the fold's own labels of images that train besides; image m is number N + m in `rows`. None without.
+
+    Raises:
+        ValueError: the extra images' labels are another fold's.
     """
 
     rows: Rows
@@ -149,6 +156,12 @@ class TrainRole:
     copies_N: NDArray[np.int64] | None = None
     partners_N: NDArray[np.bool_] | None = None
     teacher_NK: NDArray[np.float32] | None = None
+    extra: FoldLabels | None = None
+
+    def __post_init__(self) -> None:
+        assert self.extra is None or self.teacher_NK is None, "a teacher says nothing of extra images"
+        if self.extra is not None:
+            self.extra.check_is_of(self.key[1])
 
     @cached_property
     def shown_E(self) -> NDArray[np.int64]:
@@ -156,11 +169,37 @@ class TrainRole:
         return self.samples if self.copies_N is None else np.repeat(self.samples, 1 + self.copies_N[self.samples])
 
     @cached_property
-    def _copy_E(self) -> NDArray[np.int64]:
-        """[E] which copy of it; 0 is the sample itself."""
+    def _copy_X(self) -> NDArray[np.int64]:
+        """[X] which copy of it; 0 is the image itself."""
         is_first_E = np.diff(self.shown_E, prepend=-1) != 0
         places_E = np.arange(len(self.shown_E))
-        return places_E - np.maximum.accumulate(np.where(is_first_E, places_E, 0))
+        return self._and_extra(places_E - np.maximum.accumulate(np.where(is_first_E, places_E, 0)), 0)
+
+    @cached_property
+    def _numbers_X(self) -> NDArray[np.int64]:
+        """[X] numbers in `rows`."""
+        return self._and_extra(self.shown_E, 0 if self.extra is None else len(self.labels_N) + self.extra.rows_M)
+
+    @cached_property
+    def _labels_X(self) -> NDArray[np.int64]:
+        """[X] joint codes; of an extra image its likeliest class."""
+        return self._and_extra(self.labels_N[self.shown_E], 0 if self.extra is None else self.extra.answers_M)
+
+    @cached_property
+    def _strata_X(self) -> NDArray[np.int64]:
+        """[X] what is learnt of it; of an extra image its likeliest class."""
+        return self._and_extra(self.strata_N[self.shown_E], 0 if self.extra is None else self.extra.answers_M)
+
+    def _and_extra(self, values_E: NDArray[Scalar], of_extra: NDArray[Scalar] | int) -> NDArray[Scalar]:
+        """[X] values of samples, and those of the extra images after them."""
+        if self.extra is None:
+            return values_E
+        return np.append(values_E, np.broadcast_to(of_extra, len(self.extra)).astype(values_E.dtype))
+
+    @property
+    def num_extra(self) -> int:
+        """How many extra images train."""
+        return 0 if self.extra is None else len(self.extra)
 
     @property
     def rows_per_epoch(self) -> int:
@@ -177,17 +216,28 @@ class TrainRole:
         return np.random.default_rng([*self.key, epoch, batch + 1])
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
-        """Places in `shown_E`."""
+        """Places in [X]. Extra images are sampled among themselves, so that samples come as they would without."""
+        rng = self.rng(epoch, -1)
+        places_E = self._sampled(self.labels_N[self.shown_E], self.groups_N[self.shown_E], rng)
+        if self.extra is None:
+            return places_E
+        places_M = self._sampled(self.extra.answers_M, np.arange(len(self.extra)), rng)
+        return rng.permutation(np.append(places_E, len(self.shown_E) + places_M))
+
+    def _sampled(
+        self, labels_n: NDArray[np.int64], groups_n: NDArray[Any], rng: np.random.Generator
+    ) -> NDArray[np.int64]:
+        """Places of the rows that an epoch shows of some."""
         loss, sampling = self.recipe.loss, self.recipe.sampling
         return epoch_rows(
-            np.arange(len(self.shown_E)),
-            self.labels_N[self.shown_E],
-            self.groups_N[self.shown_E],
+            np.arange(len(labels_n)),
+            labels_n,
+            groups_n,
             balance=loss.balance,
             balance_power=loss.balance_power,
             at_most=sampling.at_most,
             quota=sampling.quota,
-            rng=self.rng(epoch, -1),
+            rng=rng,
         )
 
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
@@ -195,21 +245,30 @@ class TrainRole:
         order, size = self._order(epoch), self.recipe.train.batch_size
         for batch in range(start, -(-len(order) // size)):
             places_B = order[batch * size : (batch + 1) * size]
-            yield self._batch(self.shown_E[places_B], self._copy_E[places_B], self.rng(epoch, batch))
+            yield self._batch(places_B, self.rng(epoch, batch))
 
-    def _batch(self, samples_B: NDArray[np.int64], copy_B: NDArray[np.int64], rng: np.random.Generator) -> Batch:
-        labels_B = self.labels_N[samples_B]
+    def _batch(self, places_B: NDArray[np.int64], rng: np.random.Generator) -> Batch:
+        numbers_B = self._numbers_X[places_B]
         if self.augment is None:
-            rows = self._versions(samples_B, copy_B, rng)
+            rows = self._versions(numbers_B, self._copy_X[places_B], rng)
         else:
             assert isinstance(self.rows, ImageRows)
-            pairs = zip(samples_B.tolist(), labels_B.tolist(), strict=True)
-            rows = np.stack([self.augment(self.rows.decode(sample), label, rng) for sample, label in pairs])
-        targets_BS = torch.eye(self.num_strata)[torch.from_numpy(self.strata_N[samples_B])]
+            pairs = zip(numbers_B.tolist(), self._labels_X[places_B].tolist(), strict=True)
+            rows = np.stack([self.augment(self.rows.decode(number), label, rng) for number, label in pairs])
+        mixed, targets_BS = self._mix(torch.from_numpy(rows), self._targets(places_B), places_B, rng)
+        return Batch(mixed, targets_BS, numbers_B)
+
+    def _targets(self, places_B: NDArray[np.int64]) -> Tensor:
+        """[B, S] what is to be learnt; behind it what the teacher says, where there is one."""
+        targets_BS = torch.eye(self.num_strata)[torch.from_numpy(self._strata_X[places_B])]
+        if self.extra is not None:
+            is_extra_B = places_B >= len(self.shown_E)
+            guessed_nK = self.extra.weight * self.extra.targets_MC[places_B[is_extra_B] - len(self.shown_E)]
+            targets_BS[torch.from_numpy(is_extra_B), : guessed_nK.shape[1]] = torch.from_numpy(guessed_nK).float()
         if self.teacher_NK is not None:
-            targets_BS = torch.cat([targets_BS, torch.from_numpy(np.array(self.teacher_NK[samples_B]))], dim=1)
-        mixed, targets_BS = self._mix(torch.from_numpy(rows), targets_BS, samples_B, rng)
-        return Batch(mixed, targets_BS, samples_B)
+            said_BK = torch.from_numpy(np.array(self.teacher_NK[self._numbers_X[places_B]]))
+            targets_BS = torch.cat([targets_BS, said_BK], dim=1)
+        return targets_BS
 
     def _versions(
         self, samples_B: NDArray[np.int64], copy_B: NDArray[np.int64], rng: np.random.Generator
@@ -227,29 +286,33 @@ class TrainRole:
         return rows
 
     def _mix(
-        self, rows: Tensor, targets_BS: Tensor, samples_B: NDArray[np.int64], rng: np.random.Generator
+        self, rows: Tensor, targets_BS: Tensor, places_B: NDArray[np.int64], rng: np.random.Generator
     ) -> tuple[Tensor, Tensor]:
         recipe = self.recipe.augment
         if recipe.mix == "none":
             return rows, targets_BS
-        allowed_BB = self._allowed(samples_B)
+        allowed_BB = self._allowed(places_B)
         if not self.rows.are_images:
             return mix_batch(rows.float(), targets_BS, recipe, rng, allowed_BB=allowed_BB)
         maps = rows.permute(0, 3, 1, 2).float()
         maps, targets_BS = mix_batch(maps, targets_BS, recipe, rng, allowed_BB=allowed_BB)
         return maps.permute(0, 2, 3, 1), targets_BS
 
-    def _allowed(self, samples_B: NDArray[np.int64]) -> Tensor | None:
-        """[B, B] whom (columns) each row may be mixed with; None for anybody."""
+    def _allowed(self, places_B: NDArray[np.int64]) -> Tensor | None:
+        """[B, B] whom (columns) each row may be mixed with; None for anybody.
+
+        Where classes are named, a partner is a sample: what an extra image is of is only thought.
+        """
         if self.recipe.augment.mix_partners == "any":
             return None
         if self.recipe.augment.mix_partners == "same":
-            strata_B = self.strata_N[samples_B]
+            strata_B = self._strata_X[places_B]
             allowed_BB = strata_B[:, None] == strata_B
         else:
             assert self.partners_N is not None
-            allowed_BB = np.tile(self.partners_N[samples_B], (len(samples_B), 1))
-        return torch.from_numpy(allowed_BB & ~np.eye(len(samples_B), dtype=bool))
+            is_partner_X = self._and_extra(self.partners_N[self.shown_E], 0)
+            allowed_BB = np.tile(is_partner_X[places_B], (len(places_B), 1))
+        return torch.from_numpy(allowed_BB & ~np.eye(len(places_B), dtype=bool))
 
 
 @dataclass(frozen=True)

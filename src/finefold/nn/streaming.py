@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finefold.data.findings import Finding
+from finefold.data.imageset import ImageSet
 from finefold.data.machine import num_threads
 from finefold.data.preprocessing import Box
 from finefold.data.readable import bytes_or_reason, unreadable
@@ -31,23 +32,6 @@ NUMBERS_AT_ONCE = 2e8  # and of maps, so many numbers
 CACHED_IMAGES = 20_000  # from here on rows are not kept: nobody asks a million images twice, and they fill the disk
 CACHED_BYTES = 4e9
 BATCHES_AT_ONCE = 16  # that the folds' models are given together, where rows are not kept
-
-
-@dataclass(frozen=True)
-class _Images:
-    """Names, files, and what is kept of each, where boxes say it."""
-
-    ids: Sequence[str]
-    paths: Sequence[Path]
-    boxes: Sequence[Box | None] | None
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def part(self, first: int, count: int) -> "_Images":
-        """At most so many of them."""
-        rows = slice(first, first + count)
-        return _Images(self.ids[rows], self.paths[rows], None if self.boxes is None else self.boxes[rows])
 
 
 @dataclass(frozen=True)
@@ -102,12 +86,12 @@ def stream_probs(
         and len(ids) <= CACHED_IMAGES
         and len(ids) * len(model.views) * cache.row_bytes <= CACHED_BYTES
     )
-    images = _Images(ids, paths, boxes)
+    images = ImageSet(ids, paths, boxes)
     for part in (_kept if is_kept else _passing)(model, cache, images, start, advance):
         yield replace(part, probs_BK=np.where(np.isfinite(part.probs_BK), part.probs_BK, fallback_K))
 
 
-def _kept(model: FoldEnsemble, cache: PrefixCache, images: _Images, start: int, advance: Progress) -> Iterator[Part]:
+def _kept(model: FoldEnsemble, cache: PrefixCache, images: ImageSet, start: int, advance: Progress) -> Iterator[Part]:
     """Over the prefix cache; NaN for an unreadable image."""
     at_once = max(1, min(IMAGES_AT_ONCE, int(NUMBERS_AT_ONCE / np.prod(model.backbone.shape))))
     for first in range(start, len(images), at_once):
@@ -134,7 +118,7 @@ def stream_uncached(
         cache: whose engine computes the prefix; nothing is read from it or kept.
         boxes: [N] what is kept of each image, instead of its centre.
     """
-    return _passing(model, cache, _Images([str(path) for path in paths], paths, boxes), 0, lambda _: None)
+    return _passing(model, cache, ImageSet([str(path) for path in paths], paths, boxes), 0, lambda _: None)
 
 
 @dataclass(frozen=True)
@@ -146,7 +130,9 @@ class _Batch:
     findings: tuple[Finding, ...]
 
 
-def _passing(model: FoldEnsemble, cache: PrefixCache, images: _Images, start: int, advance: Progress) -> Iterator[Part]:
+def _passing(
+    model: FoldEnsemble, cache: PrefixCache, images: ImageSet, start: int, advance: Progress
+) -> Iterator[Part]:
     """By the prefix cache; NaN for an unreadable image."""
 
     def load(first: int) -> _Batch:
@@ -164,7 +150,7 @@ def _passing(model: FoldEnsemble, cache: PrefixCache, images: _Images, start: in
         advance(len(is_readable_B))
 
 
-def _load(model: FoldEnsemble, cache: PrefixCache, images: _Images) -> _Batch:
+def _load(model: FoldEnsemble, cache: PrefixCache, images: ImageSet) -> _Batch:
     inputs: list[NDArray[np.uint8]] = []
     is_readable_B = np.zeros(len(images), bool)
     findings: list[Finding] = []

@@ -378,7 +378,7 @@ def _batch_of(logits_BK: Tensor, labels: Tensor) -> _Batch | None:
         known = torch.nonzero((labels >= 0) & (labels < num_classes))[:, 0]
         shares_BK[known, labels[known].long()] = 1
     is_known_B = shares_BK.sum(1) > 0.5
-    logs_BK, shares_BK = logs_BK[is_known_B], shares_BK[is_known_B]
+    logs_BK, shares_BK = logs_BK[is_known_B], shares_BK[is_known_B] / shares_BK[is_known_B].sum(1, keepdim=True)
     if not (count := len(logs_BK)):
         return None
     top_B = logs_BK.argmax(1)

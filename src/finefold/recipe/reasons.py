@@ -76,7 +76,7 @@ REASONS: dict[str, str] = {
     "pseudo.shares": "the images' own class shares, by expectation maximisation; training where they are surely alike",
     "pseudo.threshold": "0, as a quota for each class chooses; above it, labels less sure than this are not taken",
     "pseudo.views": "a label that a mirrored image loses is no good one; views need no second model",
-    "pseudo.calibrate": "a temperature fitted on the other folds makes shares and thresholds mean what they say",
+    "pseudo.calibrate": "a temperature fitted on the other folds makes thresholds and soft labels mean what they say",
     "pseudo.target": "the answer alone: probabilities teach the model what it knows already (docs/LOG.md)",
     "pseudo.weight": "of a label in the loss, where a sample's is 1: a guess is worth less than a fact",
     "pseudo.rounds": "at most; a round that does not pay ends it",

@@ -141,6 +141,15 @@ class RunFolder:
         """What each fold's teacher says of the samples that the fold trains on, where there is a teacher."""
         return self.work / "teacher.npy"
 
+    @property
+    def extra(self) -> Path:
+        """The images that folds train on besides the samples, with their pseudo labels, where there are any."""
+        return self.work / "extra.npz"
+
+    def round(self, number: int) -> "RunFolder":
+        """Where a round of pseudo labels, counted from 1, is a run of its own until the best one is the run."""
+        return RunFolder(self.work / f"round-{number}")
+
     def start_weights(self, number: int) -> Path:
         """The heads that a fold's training starts from."""
         return self.work / f"head-{number}.safetensors"
@@ -227,7 +236,7 @@ class RunFolder:
         if not self.is_finished:
             hint = "give the folder that `finefold train --out` wrote"
             if self.plan.is_file():
-                hint = "run the same `finefold train` command again: it goes on where it stopped"
+                hint = "run the same command again: it goes on where it stopped"
             inside = sorted(str(path.parent) for path in self.path.glob(f"*/{self.manifest.name}"))
             if inside:
                 hint = f"runs in it: {', '.join(inside[:3])}{' ...' if len(inside) > 3 else ''}; give one of them"

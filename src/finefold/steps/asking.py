@@ -1,9 +1,10 @@
-"""Asks the models of a finished run about its own samples again: nothing trains, and prefixes come from the cache.
+"""Asks the models of a finished run about its own samples again, or about other images: nothing trains, and prefixes
+come from the cache.
 
-Shapes: N samples, n of them, K joint classes.
+Shapes: N samples, n of them, U other images, F folds, V views, K joint classes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from finefold.data.imageset import ImageSet
 from finefold.data.samples import SampleTable
 from finefold.data.splits import read_split
 from finefold.errors import RunError
+from finefold.metrics.pseudo import FoldProbs
 from finefold.nn.backbones import IMAGES
 from finefold.nn.engines import Choice
 from finefold.nn.features import PrefixCache
@@ -70,7 +73,7 @@ class Asked:
         model = FoldEnsemble.read(run.backbone, weights, run.space, views=views)
         samples = SampleTable(sample_table(run), run.space, run.spec.root)
         folds_N = read_split(run.folder.split).folds_for(samples.ids)
-        return cls(run, model, samples, folds_N, _rows(run, model, samples, progress))
+        return cls(run, model, samples, folds_N, _rows(run, model, samples.images, progress))
 
     def with_folds(self, folds: Sequence[Fold]) -> "Asked":
         """The same samples, asked of other models on the same prefix."""
@@ -81,10 +84,8 @@ class Asked:
         self, fold: int, places: NDArray[np.int64], view: View, *, advance: Callable[[int], None] = lambda _: None
     ) -> NDArray[np.float64]:
         """[n, K] what one fold's model says of some samples under one view; their places in the table."""
-        at_once = max(1, min(ROWS_AT_ONCE, int(NUMBERS_AT_ONCE / np.prod(self.model.backbone.shape))))
         found = [np.zeros((0, self.run.space.num_classes))]
-        for start in range(0, len(places), at_once):
-            part = places[start : start + at_once]
+        for part in _parts(places, self.model):
             found.append(self.model.folds[fold].probs(self.rows.read(part, view), self.run.space))
             advance(len(part))
         return np.concatenate(found)
@@ -98,15 +99,45 @@ class Asked:
         return probs_NK
 
 
-def _rows(run: Run, model: FoldEnsemble, samples: SampleTable, progress: Progress) -> Rows:
+def fold_probs(run: Run, images: ImageSet, views: Sequence[View], progress: Progress = SILENT) -> tuple[FoldProbs, ...]:
+    """[F] what each fold's model, and no other, says of images that the run was not trained on.
+
+    Args:
+        run: with models of its own.
+        images: all can be read.
+        views: of each.
+        progress: told of prefixes that are computed, and of images done.
+    """
+    weights = [run.fold_weights(fold) for fold in range(run.num_folds)]
+    model = FoldEnsemble.read(run.backbone, weights, run.space, views=views)
+    rows = _rows(run, model, images, progress)
+    said_FVUK = np.empty((len(weights), len(views), len(images), run.space.num_classes))
+    with progress.stage("labelling", len(images) * len(views), "images") as advance:
+        for number, view in enumerate(views):
+            for part in _parts(np.arange(len(images)), model):
+                rows_B = rows.read(part, view)  # once for all folds
+                for fold, one in enumerate(model.folds):
+                    said_FVUK[fold, number, part] = one.probs(rows_B, run.space)
+                advance(len(part))
+    return tuple(FoldProbs(fold, said_VUK) for fold, said_VUK in enumerate(said_FVUK))
+
+
+def _parts(places: NDArray[np.int64], model: FoldEnsemble) -> Iterator[NDArray[np.int64]]:
+    """So many at a time as memory takes."""
+    at_once = max(1, min(ROWS_AT_ONCE, int(NUMBERS_AT_ONCE / np.prod(model.backbone.shape))))
+    for start in range(0, len(places), at_once):
+        yield places[start : start + at_once]
+
+
+def _rows(run: Run, model: FoldEnsemble, images: ImageSet, progress: Progress) -> Rows:
     max_pixels = round(run.recipe.image.max_megapixels * 1e6)
     if model.backbone.cut == IMAGES:
-        return ImageRows(samples.paths, model.backbone.preprocessing, max_pixels, samples.boxes)
+        return ImageRows(images.paths, model.backbone.preprocessing, max_pixels, images.boxes)
     engine = run.manifest["engine"]
     choice = Choice(engine["name"], engine["precision"], "as trained")
     cache = PrefixCache(model.backbone, choice, max_pixels)
-    with progress.stage("prefix", len(samples), "images") as advance:
-        filled = cache.fill(samples.ids, samples.paths, boxes=samples.boxes, views=model.views, advance=advance)
+    with progress.stage("prefix", len(images), "images") as advance:
+        filled = cache.fill(images.ids, images.paths, boxes=images.boxes, views=model.views, advance=advance)
     if filled.findings:
         raise unreadable_samples(filled.findings)
     return CachedRows({view: cache.open(view) for view in model.views}, filled.hashes)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from finefold.data.machine import num_threads
 from finefold.nn.backbones import IMAGES
-from finefold.nn.copies import Version, copies_of, wanted_by
+from finefold.nn.copies import Version
 from finefold.nn.devices import set_threads
 from finefold.nn.engines import BATCH
 from finefold.nn.features import PrefixCache
@@ -163,9 +163,8 @@ def makespan(seconds: Sequence[float], at_once: int) -> float:
 
 def _prefix_seconds(cache: PrefixCache, training: Training, views: Sequence[View]) -> float:
     """Seconds for the rows that are not cached, less those of the images that are put through here."""
-    samples, boxes = training.samples, training.samples.boxes
-    copies = wanted_by(training.copies_N, copies_of(training.recipe))
-    wanted: dict[Version, NDArray[np.bool_]] = {view: np.ones(len(samples), bool) for view in views}
+    images, copies = training.images, training.copies
+    wanted: dict[Version, NDArray[np.bool_]] = {view: np.ones(len(images), bool) for view in views}
     rows_N = np.sum(
         [one_N & ~cache.open(version).contains(training.hashes) for version, one_N in (wanted | dict(copies)).items()],
         axis=0,
@@ -176,10 +175,11 @@ def _prefix_seconds(cache: PrefixCache, training: Training, views: Sequence[View
         return 0.0
     for places in (lacking[:count], lacking[count : 2 * count]):  # the first are slow: the engine starts
         start = time.perf_counter()
+        part = images.at(places)
         cache.fill(
-            [samples.ids[one] for one in places],
-            [samples.paths[one] for one in places],
-            boxes=None if boxes is None else [boxes[one] for one in places],
+            part.ids,
+            part.paths,
+            boxes=part.boxes,
             views=views,
             copies={copy: one_N[places] for copy, one_N in copies.items()},
         )

@@ -203,7 +203,7 @@ class _Fold:
 
     def _trouble(self, number: int, loop: PhaseLoop, trouble: NotFinite) -> TrainingError:
         file = self.training.folder.fold_trouble(self.number)
-        ids = [self.training.samples.ids[sample] for sample in trouble.samples]
+        ids = self.training.images.at(trouble.samples).ids
         write_json(file, {"phase": number, "step": loop.step, "not_finite": trouble.what, "ids": ids})
         self._keep_finding(number, loop.step // loop.steps_per_epoch, not_finite(loop.step + 1, trouble.what, ids))
         return TrainingError(

@@ -29,6 +29,7 @@ from finefold.runs.provenance import provenance, text_hash
 from finefold.steps.boxes import Boxes, boxes_of, with_boxes
 from finefold.steps.choosing import Chosen, choose
 from finefold.steps.evaluate import selection_of
+from finefold.steps.extra import ExtraImages
 from finefold.steps.heads import Fitted, fit_heads
 from finefold.steps.history import write_histories
 from finefold.steps.outputs import train_shares, write_folds, write_inputs, write_results
@@ -38,7 +39,7 @@ from finefold.steps.reading import Data, without_unreadable
 from finefold.steps.run import Run, open_run
 from finefold.steps.split import check_fits, check_groups, check_train_labels, make
 from finefold.steps.teaching import check_teacher, teach
-from finefold.steps.tracking import OnEvent, check_track, tracked
+from finefold.steps.tracking import OnEvent, check_track, tracked, unheard
 from finefold.steps.training import Training, ordinal_shares, quick_scores
 from finefold.steps.tuning import plan_lines, planned, tune
 
@@ -144,19 +145,14 @@ def _train_into(
     write_inputs(folder, data, samples, folds, chosen, cache.backbone)
     if boxes is not None and isinstance(boxes.source, BoxTable):
         write_parquet(boxes.source.frame, folder.boxes)
-    predictions, about = fitted.predictions, dict[str, Any]()
-    if chosen.is_probe_only:
-        write_folds(folder, fitted, samples, folds, cache.backbone)
+    if teacher is None or chosen.is_probe_only:
+        about_teacher = {}
     else:
-        _tell_probe(fitted.predictions, samples, progress)
-        head = head_of_one(fitted.heads[0], samples, chosen)
-        training = replace(planned(folder, chosen, samples, folds, cache, head, progress, own), hashes=hashes)
-        for line in plan_lines(training.plan):
-            progress.say(line)
-        about_teacher = {} if teacher is None else _taught(folder, teacher, samples, folds, progress)
-        tuned = tune(training, _start_heads(fitted, chosen, own, progress), progress, tell=tell)
-        predictions, about = tuned.predictions, {**_about_plan(training.plan), **about_teacher, **tuned.to_dict()}
-        write_histories(folder, chosen, samples, num_folds=folds.num_folds)
+        about_teacher = _taught(folder, teacher, samples, folds, progress)
+    predictions, about = train_folds(
+        folder, samples, folds, chosen, cache, hashes, fitted, progress, own=own, tell=tell
+    )
+    about |= about_teacher
     findings = (*features.findings, *misses)
     inherited = about.get("selection", ())
     scores = write_results(
@@ -164,6 +160,45 @@ def _train_into(
     )
     tell({"kind": "end", "scores": scores})
     return {**_about_run(chosen, samples, folds, cache, features, fitted, about, own), **measured}
+
+
+def train_folds(
+    folder: RunFolder,
+    samples: SampleTable,
+    split: Split,
+    recipe: Recipe,
+    cache: PrefixCache,
+    hashes: tuple[bytes, ...],
+    fitted: Fitted,
+    progress: Progress,
+    *,
+    own: Own = NOTHING,
+    extra: ExtraImages | None = None,
+    tell: OnEvent = unheard,
+) -> tuple[Predictions, dict[str, Any]]:
+    """Every fold's model, from the heads on that were fitted: what they say of held-out samples, and how they came.
+
+    Args:
+        folder, samples, split, recipe: the run's; what `write_inputs` writes is there.
+        cache: of the whole backbone.
+        hashes: where each sample's rows lie in it, and then each extra image's.
+        fitted: the heads.
+        progress: told of the plan, the stages and every epoch.
+        own: what the user brought from Python.
+        extra: images that train besides.
+        tell: told of every step and epoch.
+    """
+    if recipe.is_probe_only:
+        write_folds(folder, fitted, samples, split, cache.backbone)
+        return fitted.predictions, {}
+    _tell_probe(fitted.predictions, samples, progress)
+    head = head_of_one(fitted.heads[0], samples, recipe)
+    training = replace(planned(folder, recipe, samples, split, cache, head, progress, own, extra), hashes=hashes)
+    for line in plan_lines(training.plan):
+        progress.say(line)
+    tuned = tune(training, _start_heads(fitted, recipe, own, progress), progress, tell=tell)
+    write_histories(folder, recipe, samples, num_folds=split.num_folds)
+    return tuned.predictions, {**_about_plan(training.plan), **tuned.to_dict()}
 
 
 def _taught(folder: RunFolder, teacher: Run, samples: SampleTable, split: Split, progress: Progress) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
+from finefold.data.imageset import ImageSet
 from finefold.data.samples import SampleTable
 from finefold.data.sources import read_spec
 from finefold.data.splits import Split, read_split
@@ -19,7 +20,7 @@ from finefold.nn.averaging import make_average
 from finefold.nn.backbones import IMAGES, POOLED, Backbone
 from finefold.nn.classifier import Classifier, JointLogits, Tail
 from finefold.nn.classwise import by_class
-from finefold.nn.copies import copies_by_class, copies_of
+from finefold.nn.copies import Copy, copies_by_class, copies_of, wanted_by
 from finefold.nn.distilling import Taught
 from finefold.nn.engines import Choice
 from finefold.nn.features import PLAIN, PrefixCache
@@ -37,6 +38,7 @@ from finefold.recipe.loader import load_recipe
 from finefold.recipe.schema import Recipe
 from finefold.recipe.training import View
 from finefold.runs.folder import RunFolder, read_json, write_json
+from finefold.steps.extra import ExtraImages
 from finefold.steps.own import NOTHING, Own
 
 Scalar = TypeVar("Scalar", bound=np.generic)
@@ -50,7 +52,7 @@ class Training:
     Args:
         folder: the run.
         recipe, samples, split, plan, backbone: the run's.
-        hashes: [N] where each sample's rows lie in the prefix cache; empty before they are known.
+        hashes: where the rows of each of `images` lie in the prefix cache; empty before they are known.
         shapes: cut -> shape of a row.
         choice: the engine that computed them.
         precision: of the steps.
@@ -60,6 +62,7 @@ class Training:
         partners_N: [N] which samples are of the joint classes that augment.mix_partners names; None for no names.
         is_compiled: whether steps are.
         teacher_FNK: what each fold's teacher says of the samples, see `steps.teaching`; None without a teacher.
+        extra: images that train besides, with each fold's labels; None without.
     """
 
     folder: RunFolder
@@ -78,6 +81,7 @@ class Training:
     own: Own = NOTHING
     is_compiled: bool = False
     teacher_FNK: NDArray[np.float32] | None = None
+    extra: ExtraImages | None = None
 
     @classmethod
     def read(cls, folder: RunFolder, attribute: str | None = None, own: Own = NOTHING) -> "Training":
@@ -103,6 +107,7 @@ class Training:
             own,
             told["compiled"],
             np.load(folder.teacher, mmap_mode="r") if folder.teacher.is_file() else None,
+            ExtraImages.read(folder.extra) if folder.extra.is_file() else None,
         )
         return training.of(attribute)
 
@@ -110,7 +115,20 @@ class Training:
         """The same of one attribute's own models; as it is where none is named."""
         if attribute is None:
             return self
-        return replace(self, folder=self.folder.part(attribute), samples=self.samples.for_attribute(attribute))
+        extra = None if self.extra is None else self.extra.under(self.samples.space, attribute)
+        samples = self.samples.for_attribute(attribute)
+        return replace(self, folder=self.folder.part(attribute), samples=samples, extra=extra)
+
+    @property
+    def images(self) -> ImageSet:
+        """Those of the samples, and the extra ones after them."""
+        return self.samples.images if self.extra is None else self.samples.images + self.extra.images
+
+    @property
+    def copies(self) -> Mapping[Copy, NDArray[np.bool_]]:
+        """Copy -> which of `images` have it; only samples do."""
+        of_extra = 0 if self.extra is None else len(self.extra.images)
+        return wanted_by(np.pad(self.copies_N, (0, of_extra)), copies_of(self.recipe))
 
     def backbone_at(self, cut: str) -> Backbone:
         """The backbone up to a cut."""
@@ -142,8 +160,8 @@ class Training:
     def rows(self, cut: str) -> Rows:
         """What a tail from this cut on takes."""
         if cut == IMAGES:
-            samples = self.samples
-            return ImageRows(samples.paths, self.backbone.preprocessing, self._max_pixels, samples.boxes)
+            images = self.images
+            return ImageRows(images.paths, self.backbone.preprocessing, self._max_pixels, images.boxes)
         cache, versions = self.cache(cut), (*views_needed(self.recipe), *copies_of(self.recipe))
         return CachedRows({version: cache.open(version) for version in versions}, self.hashes)
 
@@ -208,23 +226,26 @@ def train_role(training: Training, plan: PhasePlan, samples: NDArray[np.int64], 
         training.copies_N,
         training.partners_N,
         None if training.teacher_FNK is None else training.teacher_FNK[key[1]],
+        None if training.extra is None else training.extra.labels[key[1]],
     )
 
 
-def head_losses(training: Training, trained: NDArray[np.int64]) -> HeadLosses:
-    """The recipe's loss, or the user's own, for each head, with class counts of what trains.
+def head_losses(training: Training, role: TrainRole) -> HeadLosses:
+    """The recipe's loss, or the user's own, for each head, with class counts of the samples and copies that train.
 
     A head per attribute learns from the samples whose attribute is known; a joint head learns from a partial label
     that it is one of the classes it may be.
     """
-    recipe, strata = training.recipe, training.samples.train_strata
+    recipe, strata, trained = training.recipe, training.samples.train_strata, role.shown_E
     said = recipe.loss if training.own.loss is None else training.own.loss
     num_classes, counts_S = strata.space.num_classes, _counts_S(strata, trained)
     members = {JOINT: np.eye(len(strata))[:, :num_classes]}
     if recipe.model.heads == "per_attribute":
         members = {name: strata.members(name) for name in strata.space.names}
     counts = {name: (counts_S @ member_SC).astype(np.int64) for name, member_SC in members.items()}
-    shares, spread = {name: float(counts_C.sum() / len(trained)) for name, counts_C in counts.items()}, None
+    known = role.num_extra  # of extra images every attribute has a label
+    shares = {name: float((counts_C.sum() + known) / (len(trained) + known)) for name, counts_C in counts.items()}
+    spread = None
     if JOINT in members and len(strata) > num_classes:
         shares, spread = {}, make_spread(said, strata.possible_PK, counts[JOINT])
     return HeadLosses(
@@ -335,7 +356,7 @@ def phase_loop(training: Training, classifier: Classifier, fold: int, number: in
         tail,
         plan,
         role,
-        head_losses(training, role.shown_E),
+        head_losses(training, role),
         make_schedule(recipe.schedule, num_steps=num_steps, steps_per_epoch=per_epoch),
         make_optimiser(recipe.optim, plan.groups, dict(classifier.named_parameters())),
         make_average(recipe.train),

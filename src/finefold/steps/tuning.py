@@ -16,7 +16,6 @@ from finefold.data.samples import SampleTable
 from finefold.data.splits import Split
 from finefold.nn.backbones import IMAGES, POOLED, Backbone
 from finefold.nn.classifier import JointLogits
-from finefold.nn.copies import copies_of, wanted_by
 from finefold.nn.cutting import Chain, CutPoint, find_cuts
 from finefold.nn.devices import has_compiler, training_device, training_precision
 from finefold.nn.features import DTYPE, PrefixCache
@@ -26,6 +25,7 @@ from finefold.recipe.schema import Recipe
 from finefold.runs.folder import RunFolder
 from finefold.scale.processes import Message, Workers
 from finefold.steps.expecting import MEASURED, Expected, Pace, expect, is_short, mean_pace
+from finefold.steps.extra import ExtraImages
 from finefold.steps.folds import do_job
 from finefold.steps.own import NOTHING, Own
 from finefold.steps.progress import Progress
@@ -63,7 +63,14 @@ class Budget:
 
 
 def plan_phases(
-    recipe: Recipe, backbone: Backbone, head: JointLogits, samples: SampleTable, progress: Progress, own: Own = NOTHING
+    recipe: Recipe,
+    backbone: Backbone,
+    head: JointLogits,
+    samples: SampleTable,
+    progress: Progress,
+    own: Own = NOTHING,
+    *,
+    num_extra: int = 0,
 ) -> tuple[FreezePlan, dict[str, tuple[int, ...]], Backbone]:
     """The freeze plan, the shape of a row at each of its cuts, and the backbone, knowing what finding them opened.
 
@@ -74,6 +81,7 @@ def plan_phases(
         samples: whose prefixes would be cached.
         progress: told where a phase has to do without a cached prefix, and why.
         own: what the user brought from Python.
+        num_extra: images whose prefixes would be cached besides.
 
     Raises:
         RecipeError: a phase trains nothing, or names what the model lacks; augment.copies names no class.
@@ -81,7 +89,7 @@ def plan_phases(
     network = backbone.build_network()
     chain = find_cuts(network, example=backbone.example())
     copies_N = copies_each(recipe, samples, own)
-    budget = Budget.of(recipe, len(samples), int(copies_N.sum()))
+    budget = Budget.of(recipe, len(samples) + num_extra, int(copies_N.sum()))
     is_fresh = recipe.augment.is_fresh or own.augment is not None
 
     def fits(cut: CutPoint) -> bool:
@@ -105,6 +113,7 @@ def planned(
     head: JointLogits,
     progress: Progress,
     own: Own = NOTHING,
+    extra: ExtraImages | None = None,
 ) -> Training:
     """What every fold of a run will go by, but for the prefixes, which are not computed yet.
 
@@ -114,18 +123,20 @@ def planned(
         head: of one fold; only its parameters' names count.
         progress: told where a phase has to do without a cached prefix, and why.
         own: what the user brought from Python.
+        extra: images that train besides, with the labels that each fold has for them.
 
     Raises:
         RecipeError: a phase trains nothing, or names what the model lacks.
     """
     device = training_device()
-    plan, shapes, backbone = plan_phases(recipe, cache.backbone, head, samples, progress, own)
+    num_extra = 0 if extra is None else len(extra.images)
+    plan, shapes, backbone = plan_phases(recipe, cache.backbone, head, samples, progress, own, num_extra=num_extra)
     precision = training_precision(recipe.train.precision, device)
     is_compiled = recipe.train.compile and has_compiler()
     if recipe.train.compile and not is_compiled:
         progress.say("train.compile: there is no C++ compiler here (g++, clang++ or $CXX), so steps are not compiled")
     copies_N = copies_each(recipe, samples, own)
-    training = Training(
+    return Training(
         folder,
         recipe,
         samples,
@@ -140,8 +151,9 @@ def planned(
         copies_N,
         partners_named(recipe, samples),
         own,
+        is_compiled,
+        extra=extra,
     )
-    return replace(training, is_compiled=is_compiled)
 
 
 def plan_lines(plan: FreezePlan) -> list[str]:
@@ -364,18 +376,17 @@ def prefix_caches(training: Training) -> dict[str, PrefixCache]:
 
 def with_prefixes(training: Training, caches: Mapping[str, PrefixCache], progress: Progress) -> Training:
     """Computes every phase's prefix once; the training with the hash of each sample's image."""
-    samples, views, hashes = training.samples, views_needed(training.recipe), training.hashes
-    copies = wanted_by(training.copies_N, copies_of(training.recipe))
+    images, views, hashes = training.images, views_needed(training.recipe), training.hashes
     num_copies = int(training.copies_N.sum())
     for cut, cache in caches.items():
-        size = cache.row_bytes * (len(samples) * len(views) + num_copies) / GIGABYTE
+        size = cache.row_bytes * (len(images) * len(views) + num_copies) / GIGABYTE
         told = f"{len(views)} views" + (
-            f" and {num_copies} copies of {(training.copies_N > 0).sum()} images" * bool(copies)
+            f" and {num_copies} copies of {(training.copies_N > 0).sum()} images" * bool(training.copies)
         )
         progress.say(f"prefix up to {cut}, {told}, {size:.1f} GB: computed once for all folds")
-        with progress.stage("prefix", len(samples), "images") as advance:
+        with progress.stage("prefix", len(images), "images") as advance:
             filled = cache.fill(
-                samples.ids, samples.paths, boxes=samples.boxes, views=views, copies=copies, advance=advance
+                images.ids, images.paths, boxes=images.boxes, views=views, copies=training.copies, advance=advance
             )
             hashes = filled.hashes
     return replace(training, hashes=hashes)

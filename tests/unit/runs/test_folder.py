@@ -24,7 +24,7 @@ def test_a_run_is_unfinished_until_its_manifest_is_there(folder):
     assert not folder.is_finished
     with pytest.raises(RunError, match="is not a finished run") as caught:
         folder.read_manifest()
-    assert "run the same `finefold train` command again" in str(caught.value.hint)
+    assert "run the same command again: it goes on" in str(caught.value.hint)
     folder.finish({"num_folds": 3})
     assert folder.read_manifest() == {"num_folds": 3}
     assert [file.name for file in folder.path.iterdir()] == ["manifest.json"]

@@ -61,12 +61,17 @@ class Verdict:
     rows_N: NDArray[np.int64]
 
     @property
+    def is_wrong(self) -> bool:
+        """Whether any labels do not belong to their images."""
+        return self.best is not None or self.stretch is not None
+
+    @property
     def has_signal(self) -> bool:
         """Whether the probe knows more of the labels than of all random orders."""
         return self.court.current.information > float(self.chance[:, 0].max()) + 1e-3
 
 
-def judge(court: Court, known: Known, rows_N: NDArray[np.int64], *, seed: int) -> Verdict:
+def judge(court: Court, known: Known, rows_N: NDArray[np.int64], *, seed: int, may_warp: bool = True) -> Verdict:
     """All pairings.
 
     Args:
@@ -74,24 +79,24 @@ def judge(court: Court, known: Known, rows_N: NDArray[np.int64], *, seed: int) -
         known: besides.
         rows_N: their numbers in the data set.
         seed: of random orders.
+        may_warp: align lists of unequal length too, where a longer one is known or the probe knows little.
     """
     rng = np.random.default_rng(seed)
     count = len(court.labels_N)
     chance = court.probe.permuted(court.labels_N, court.num_classes, times=NUM_CHANCE, rng=rng)
     whole = [*court.shifts(), *by_orders(known.orders, np.arange(count), count)]
     listed = by_lists(court, known, rows_N)
-    trials = [trial for trial in (court.best(whole), *listed) if trial is not None and trial.is_better]
+    trials = [trial for trial in (court.best(whole, court.explains), *listed) if trial is not None and trial.is_better]
     if trials and trials[0].pairing.kind == "shift":
         trials[0] = court.cut_or_cyclic(trials[0])
     best = max(trials, key=lambda trial: trial.nats, default=None)
-    if best is None and (known.longer is not None or _is_weak(court)):
+    if best is None and may_warp and (known.longer is not None or _is_weak(court)):
         best = best_warp(court if known.longer is None else court.with_labels(known.longer), rng)
-    steps: list[Trial] = []
-    if best is None or best.pairing.scope != "all" or best.pairing.kind == "shift":
-        steps = _steps(court, known, rng)
-    if steps and (part := court.hear(_joined(steps, count))).nats > (0.0 if best is None else best.nats):
+    two_ends = 2 * float(np.log(count))  # nats that the choice of a part's ends is worth
+    steps = _steps(court, known, rng)
+    if steps and (part := court.hear(_joined(steps, count))).nats > (0.0 if best is None else best.nats + two_ends):
         best = part
-        if sum(step.pairing.kind == "shift" for step in steps) >= MANY_SHIFTS:
+        if may_warp and sum(step.pairing.kind == "shift" for step in steps) >= MANY_SHIFTS:
             warped = best_warp(court, rng)
             best = warped if warped is not None and warped.nats > 1.05 * best.nats else best
     stretch = _unexplained(court, best, rng)

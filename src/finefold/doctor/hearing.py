@@ -3,7 +3,7 @@
 Shapes: N rows of the subject, n of them heard.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from finefold.doctor.evidence import ClosedProbe
 from finefold.doctor.judging import Known, Verdict, in_order, judge, longest_labels
-from finefold.doctor.pairings import folders_of, orders_of, parts_of
+from finefold.doctor.pairings import folders_of, of_whole_folder, orders_of, parts_of
 from finefold.doctor.probing import LEAST_ROWS, judged
 from finefold.doctor.subject import Subject
 from finefold.doctor.trials import Court
@@ -87,14 +87,25 @@ def _known(subject: Subject, rows_n: NDArray[np.int64]) -> Known:
     paths = None if subject.paths is None else [str(subject.paths[row]) for row in rows_n]
     parts = {"folder": {} if paths is None else folders_of(paths)}
     if subject.groups is not None:
-        parts["group"] = parts_of([subject.groups[row] for row in rows_n])
+        groups = parts_of([subject.groups[row] for row in rows_n])
+        if not _are_the_same(parts["folder"], groups):
+            parts["group"] = groups
     if subject.given_folds_N is not None:
         parts["fold"] = parts_of(subject.given_folds_N[rows_n])
     longer = None
     if len(rows_n) == len(subject.ids) and (subject.labels_N >= 0).all():
         texts = [subject.class_names[code] for code in subject.labels_N]
         longer = longest_labels(subject.lists, texts, subject.class_names)
-    return Known(paths, {} if paths is None else orders_of(paths), parts, subject.lists, longer)
+    if paths is None:
+        return Known(parts=parts, lists=subject.lists, longer=longer)
+    in_folder = tuple(of_whole_folder(paths, None if longer is None else len(longer)))
+    return Known(paths, orders_of(paths), parts, subject.lists, longer, in_folder)
+
+
+def _are_the_same(one: Mapping[str, NDArray[np.int64]], other: Mapping[str, NDArray[np.int64]]) -> bool:
+    """Whether two partitions differ in names alone: a folder for each group, say."""
+    sets = [{rows.tobytes() for rows in parts.values()} for parts in (one, other)]
+    return sets[0] == sets[1]
 
 
 def _other_orders(known: Known) -> Iterator[tuple[str, NDArray[np.int64]]]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finefold.doctor.lists import Lists
-from finefold.doctor.pairings import Pairing, Ranks, by_orders, of_whole_folder
+from finefold.doctor.pairings import Pairing, Ranks, by_orders
 from finefold.doctor.parts import Parts, Stretch, best_part, is_shuffled, misfit
 from finefold.doctor.trials import Court, Trial
 from finefold.doctor.warping import best_warp
@@ -31,6 +31,7 @@ class Known:
         parts: folders, groups, folds: what a program may have gone through one at a time.
         lists: what the data set keeps.
         longer: codes of a list of labels that begins with the rows' labels and goes on; None where there is none.
+        in_folder: pairings by the places of the files among all files of their folder.
     """
 
     paths: Sequence[str] | None = None
@@ -38,6 +39,7 @@ class Known:
     parts: Parts = field(default_factory=dict)
     lists: Lists = field(default_factory=Lists)
     longer: NDArray[np.int64] | None = None
+    in_folder: Sequence[Pairing] = ()
 
 
 @dataclass(frozen=True)
@@ -180,8 +182,7 @@ def by_lists(court: Court, known: Known, rows_N: NDArray[np.int64]) -> list[Tria
         place_of = {path: place for place, path in enumerate(every)}
         positions = np.array([place_of.get(path, -1) for path in own])
         found.append(Pairing("the place of each path in the whole list of paths", positions, "subset"))
-    if own:
-        found += of_whole_folder(own, None if known.longer is None else num_labels)
+    found += known.in_folder
     return [wide.hear(pairing) for pairing in found if _is_other(pairing, wide, count)]
 
 
@@ -211,5 +212,6 @@ def in_order(court: Court, known: Known, order_N: NDArray[np.int64]) -> tuple[Co
     }
     paths = None if known.paths is None else [known.paths[row] for row in order_N]
     orders = {name: ranks_N[order_N] for name, ranks_N in known.orders.items()}
-    other = replace(known, paths=paths, orders=orders, parts=parts, longer=None)
+    in_folder = [replace(one, source_N=one.source_N[order_N]) for one in known.in_folder]
+    other = replace(known, paths=paths, orders=orders, parts=parts, longer=None, in_folder=in_folder)
     return Court.of(probe, labels_N, court.num_classes, clusters_N), other

@@ -187,11 +187,13 @@ class Court:
         if self.num_classes > MOST_TRANSFORMED:  # random projections keep sums of squares, nearly
             drawn = np.random.default_rng(0).normal(size=(self.num_classes, MOST_TRANSFORMED))
             scaled_NC = scaled_NC @ drawn.astype(np.float32)
-        targets_CN = np.fft.rfft(scaled_NC.T, axis=1)
+        size = _quick_size(2 * count)  # padded and folded: of a length with a large prime factor it takes three times
+        targets = np.fft.rfft(scaled_NC.T, n=size, axis=1)
         explained_N = np.zeros(count)
         for component_N in self.probe.white_RN:
-            waves = np.conj(np.fft.rfft(component_N))
-            explained_N += (np.fft.irfft(waves * targets_CN, n=count, axis=1) ** 2).sum(axis=0)
+            waves = np.conj(np.fft.rfft(component_N, n=size))
+            lags = np.fft.irfft(waves * targets, n=size, axis=1)
+            explained_N += ((lags[:, :count] + lags[:, -count:]) ** 2).sum(axis=0)
         explained_N[0] = -1
         far = np.argsort(explained_N)[::-1][:most]
         near = [by % count for by in (1, -1, 2, -2, 3, -3)]
@@ -207,3 +209,9 @@ class Court:
         wrapped = np.flatnonzero(plain.source_N < 0)
         gained = trial.belief.gain_NC[wrapped, trial.labels_N[wrapped]].sum()
         return trial if gained > 0 else self.hear(plain)
+
+
+def _quick_size(least: int) -> int:
+    """The smallest 2^a, 3 * 2^a or 5 * 2^a that is large enough: Fourier transforms are quick there."""
+    powers = (2 ** max(0, int(np.ceil(np.log2(least / odd)))) * odd for odd in (1, 3, 5))
+    return int(min(powers))

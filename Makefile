@@ -51,6 +51,7 @@ bench-decide: $(INSTALLED)  ## bootstrap, greedy selection, class shares, counts
 
 bench-doctor: $(INSTALLED)  ## wrong pairings of images and labels that the doctor sees and names, and its false alarms
 	$(BIN)/python benchmarks/alignment.py
+	$(BIN)/python benchmarks/alarms.py
 
 clean:
 	rm -rf finefold-demo .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

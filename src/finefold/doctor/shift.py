@@ -17,6 +17,7 @@ from finefold.auditing.looks import Looks
 from finefold.data.findings import Finding, Severity
 from finefold.doctor.diagnosis import Checked
 from finefold.doctor.evidence import ClosedProbe, belief_of
+from finefold.doctor.memory import supposed_groups
 from finefold.doctor.probing import Judged, judged
 from finefold.doctor.roles import reread
 from finefold.doctor.sameness import looks_of
@@ -88,7 +89,8 @@ def _against_test(subject: Subject) -> Checked:
         return Checked(NAME, f"not done: {len(rows)} and {len(tests)} readable images are few", is_done=False)
     features = (subject.features.rows_ND[rows], subject.test_features.rows_ND[tests])
     groups_N, rng = subject.group_codes_N[rows], np.random.default_rng(subject.recipe.seed)
-    found = discriminate(_of_both(subject, rows, features[1]), groups_N, rng)
+    both = _of_both(subject, rows, features[1])
+    found = discriminate(both, groups_N, rng, supposed=_supposed(subject, rows))
     names = ([subject.ids[row] for row in rows], [subject.test_ids[row] for row in tests])
     findings = _of_features(found, *names, "the images to be predicted")
     looks = looks_of(subject)
@@ -108,7 +110,8 @@ def _against_valid(train: Subject, valid: Subject) -> Checked:
     """A pair: one data set against the other."""
     features = (train.features.rows_ND, valid.features.rows_ND)
     both = ClosedProbe(np.concatenate(features), np.repeat([0, 1], [len(one) for one in features]))
-    found = discriminate(both, train.group_codes_N, np.random.default_rng(train.recipe.seed))
+    supposed = _supposed(train, np.arange(len(train.ids)))
+    found = discriminate(both, train.group_codes_N, np.random.default_rng(train.recipe.seed), supposed=supposed)
     says = f"{len(valid.ids)} validation rows against {len(train.ids)}: {_told(found)}"
     if reread(train).differing:
         return Checked(NAME, f"{says}; training rows are augmented, so that they differ is no fault", numbers={})
@@ -122,13 +125,27 @@ def _told(found: Discriminator) -> str:
     return f"told apart with AUC {auc.value:.2f} [{auc.low:.2f}, {auc.high:.2f}], parts of training with {usual}"
 
 
-def discriminate(both: ClosedProbe, groups_N: Rows, rng: np.random.Generator) -> Discriminator:
+def _supposed(subject: Subject, rows: Rows) -> list[Rows]:
+    """[n] codes of groups that columns, folders and file names suggest for some rows; nothing where groups are known.
+
+    Not of look-alikes: clusters of any images are told from the rest, whatever the test set is like.
+    """
+    if subject.groups is not None:
+        return []
+    paths = [str(path) for path in subject.paths or ()]
+    return [codes_N[rows] for _, codes_N in supposed_groups(paths, subject.columns, subject.labels_N)]
+
+
+def discriminate(
+    both: ClosedProbe, groups_N: Rows, rng: np.random.Generator, *, supposed: Sequence[Rows] = ()
+) -> Discriminator:
     """A probe of which set an image is of.
 
     Args:
         both: of the training rows, then T test rows, under any folds.
         groups_N: of the training rows; whole groups play the test set.
         rng: deals folds and draws parts.
+        supposed: other groups that the training rows may have; whole ones play the test set as well.
     """
     count, groups_N = len(groups_N), np.unique(groups_N, return_inverse=True)[1]
     num_tests = both.num_rows - count
@@ -139,12 +156,13 @@ def discriminate(both: ClosedProbe, groups_N: Rows, rng: np.random.Generator) ->
     codes = np.concatenate([groups_N, tests])
     auc = rank(scores, is_test == 1, codes).auc
     parts = []
-    for _ in range(NUM_PARTS):
-        part_N = _part(groups_N, min(num_tests, count // 2), rng)
-        # as in the test set, nobody knows which images of the part belong together
-        folds_N = _dealt(np.where(part_N == 1, groups_N.max() + 1 + np.arange(count), groups_N), rng)
-        own = _scores(probe.with_folds(folds_N, np.arange(count)), part_N)
-        parts.append(rank(own, part_N == 1, groups_N).auc.value)
+    for whole_N in (groups_N, *supposed):
+        for _ in range(NUM_PARTS):
+            part_N = _part(whole_N, min(num_tests, count // 2), rng)
+            # as in the test set, nobody knows which images of the part belong together
+            folds_N = _dealt(np.where(part_N == 1, groups_N.max() + 1 + np.arange(count), groups_N), rng)
+            own = _scores(probe.with_folds(folds_N, np.arange(count)), part_N)
+            parts.append(rank(own, part_N == 1, groups_N).auc.value)
     return Discriminator(auc, tuple(parts), scores)
 
 

@@ -118,10 +118,10 @@ class Court:
             pairings: any.
             accept: what is not accepted is passed over. Of several that are even, or the same, the first is taken.
         """
-        distinct: dict[bytes, tuple[float, int, Pairing]] = {}
+        distinct: dict[tuple[bytes, Scope], tuple[float, int, Pairing]] = {}
         for number, pairing in enumerate(pairings):
             labels_N = pairing.labels(self.every_label)
-            if (told := labels_N.tobytes()) not in distinct:
+            if (told := (labels_N.tobytes(), pairing.scope)) not in distinct:
                 distinct[told] = (-self.quick(labels_N), number, pairing)
         ranked = sorted(distinct.values(), key=lambda one: one[:2])[:NUM_REFITTED]
         heard = [(number, self.hear(pairing)) for _, number, pairing in ranked]

@@ -55,6 +55,20 @@ def test_people_of_the_test_set_are_no_other_world():
     assert found.auc.low < found.usual + 0.05
 
 
+def test_people_whom_only_folders_name_are_no_other_world_either():
+    """Without groups, whole folders play the test set: other people in validation are no other world."""
+    features_ND, labels_N, person_N = people(count=80, own=1.5)
+    rows, others = np.flatnonzero(person_N < 55), np.flatnonzero(person_N >= 55)
+    paths = [f"{person_N[row]:03}/{row:04}.png" for row in rows]
+    train = replace(
+        subject_of(features_ND[rows], labels_N[rows], paths=paths),
+        valid=subject_of(features_ND[others], labels_N[others]),
+        dataset=[(np.full((4, 4), row), 0) for row in rows],
+    )
+    assert check_shift(train).is_done and not check_shift(train).findings
+    assert check_shift(replace(train, paths=None)).findings  # nothing says that they are other people
+
+
 def test_other_class_shares_are_estimated():
     """A test set with twice the share of one class: its estimate, with an interval that holds the truth."""
     features_ND, labels_N = planted(1200, num_classes=2, run=1, noise=1.5)

@@ -51,6 +51,7 @@ bench-decide: $(INSTALLED)  ## bootstrap, greedy selection, class shares, counts
 
 bench-doctor: $(INSTALLED)  ## wrong pairings of images and labels that the doctor sees and names, and its false alarms
 	$(BIN)/python benchmarks/alignment.py
+	$(BIN)/python benchmarks/alarms.py
 
 bench-audit: $(INSTALLED)  ## time and memory of an audit of 10,000 and 100,000 images, and the planted faults it finds
 	$(BIN)/python benchmarks/auditing.py

@@ -78,6 +78,31 @@ def test_wrong_labels_are_an_error_with_a_remedy(home, tmp_path, capsys):
     assert "nothing found" in capsys.readouterr().out
 
 
+def test_one_attribute_alone_is_named_and_mended(portraits, tmp_path, capsys):
+    """A column of data.toml that moved by three rows is named, and --fix writes the patch of that column alone."""
+    images = portraits / "train" / "images"
+    paths = sorted((path.relative_to(images).as_posix() for path in images.rglob("*.*")), key=natural_key)
+    genders = ["female" if "_female_" in path else "male" for path in paths]
+    masks = [{"incorrect_mask": "incorrect", "normal": "normal"}.get(Path(path).stem, "wear") for path in paths]
+    pl.DataFrame({"file": paths, "mask": masks, "gender": np.roll(genders, 3)}).write_csv(tmp_path / "moved.csv")
+    toml = (
+        f'[samples]\nroot = "{images}"\ncsv = "moved.csv"\npath = "file"\n'
+        '[attributes.mask]\nclasses = ["wear", "incorrect", "normal"]\n'
+        '[attributes.gender]\nclasses = ["male", "female"]\n[label]\njoint = ["mask", "gender"]\n'
+    )
+    (tmp_path / "moved.toml").write_text(toml)
+    patches = tmp_path / "patches.csv"
+    assert main(["doctor", str(tmp_path / "moved.toml"), "--only", "alignment", "--fix", str(patches)]) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "`gender` is laid beside the wrong images" in said and "by -3 rows" in said
+    assert set(pl.read_csv(patches)["attribute"]) == {"gender"}
+    (tmp_path / "mended.toml").write_text(toml.replace('csv = "m', 'patches = "patches.csv"\ncsv = "m'))
+    mended = read_data(tmp_path / "mended.toml").samples
+    assert mended.frame["gender"].to_list()[:-3] == genders[:-3] and mended.frame["mask"].to_list() == masks
+    assert main(["doctor", str(tmp_path / "mended.toml"), "--only", "alignment"]) == 0
+    assert "nothing found" in capsys.readouterr().out
+
+
 def test_json_is_the_list_of_findings(home, capsys):
     """--json prints every finding with kind, severity, ids, evidence, cause and remedy; nothing else goes to stdout."""
     assert main(["doctor", str(home / "moved.toml"), "--only", "alignment", "--json"]) == 1

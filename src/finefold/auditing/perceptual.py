@@ -4,6 +4,7 @@ Shapes: N images, P pairs; pictures are THUMB_PX x THUMB_PX.
 """
 
 import hashlib
+from functools import cached_property
 from itertools import pairwise
 
 import cv2
@@ -107,10 +108,15 @@ class Likeness:
         self.thumbs_NHW = thumbs_NHW
         chosen = np.sort(rng.choice(len(thumbs_NHW), min(1500, len(thumbs_NHW)), replace=False))
         self.digest = hashlib.blake2b(thumbs_NHW[chosen].tobytes(), digest_size=16).digest()
-        contrasts = np.stack([local_contrast(thumbs_NHW[row]).ravel() for row in chosen])
+        self._chosen = chosen
+        self._num_common = min(num_common, len(chosen) // 20)  # a few pictures would explain themselves away
+
+    @cached_property
+    def common_CP(self) -> Floats:
+        """[C, P] what pictures have in common; made when the first pair is compared, for all may be known."""
+        contrasts = np.stack([local_contrast(self.thumbs_NHW[row]).ravel() for row in self._chosen])
         contrasts /= np.maximum(np.linalg.norm(contrasts, axis=1, keepdims=True), 1e-6)
-        num_common = min(num_common, len(contrasts) // 20)  # a few pictures would explain themselves away
-        self.common_CP = _principal(contrasts, num_common)
+        return _principal(contrasts, self._num_common)
 
     def of(self, i: int, j: int) -> tuple[float, bool]:
         """The correlation, in -1..1, of two pictures as they are or mirrored, the higher one; and which."""

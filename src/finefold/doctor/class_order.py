@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from finefold.data.findings import Finding
 from finefold.data.images import natural_key
@@ -82,6 +81,8 @@ def _declared(train: Subject, valid: Subject) -> Iterator[Finding]:
 
 def _exchanged(train: Subject, valid: Subject) -> Iterator[Finding]:
     """Validation labels that a probe fitted to the training rows gets right under another numbering of the classes."""
+    from scipy.optimize import linear_sum_assignment  # a third of a second, and only pairs need it
+
     rows = np.flatnonzero(valid.features.is_readable_N & (valid.labels_N >= 0))
     kept = np.flatnonzero(train.features.is_readable_N & (train.labels_N >= 0))
     num_classes = train.num_classes

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finefold.doctor.lists import Lists
-from finefold.doctor.pairings import Pairing, Ranks, by_orders, of_whole_folder
+from finefold.doctor.pairings import Pairing, Ranks, by_orders
 from finefold.doctor.parts import Parts, Stretch, best_part, is_shuffled, misfit
 from finefold.doctor.trials import Court, Trial
 from finefold.doctor.warping import best_warp
@@ -31,6 +31,7 @@ class Known:
         parts: folders, groups, folds: what a program may have gone through one at a time.
         lists: what the data set keeps.
         longer: codes of a list of labels that begins with the rows' labels and goes on; None where there is none.
+        in_folder: pairings by the places of the files among all files of their folder.
     """
 
     paths: Sequence[str] | None = None
@@ -38,6 +39,7 @@ class Known:
     parts: Parts = field(default_factory=dict)
     lists: Lists = field(default_factory=Lists)
     longer: NDArray[np.int64] | None = None
+    in_folder: Sequence[Pairing] = ()
 
 
 @dataclass(frozen=True)
@@ -61,12 +63,17 @@ class Verdict:
     rows_N: NDArray[np.int64]
 
     @property
+    def is_wrong(self) -> bool:
+        """Whether any labels do not belong to their images."""
+        return self.best is not None or self.stretch is not None
+
+    @property
     def has_signal(self) -> bool:
         """Whether the probe knows more of the labels than of all random orders."""
         return self.court.current.information > float(self.chance[:, 0].max()) + 1e-3
 
 
-def judge(court: Court, known: Known, rows_N: NDArray[np.int64], *, seed: int) -> Verdict:
+def judge(court: Court, known: Known, rows_N: NDArray[np.int64], *, seed: int, may_warp: bool = True) -> Verdict:
     """All pairings.
 
     Args:
@@ -74,24 +81,24 @@ def judge(court: Court, known: Known, rows_N: NDArray[np.int64], *, seed: int) -
         known: besides.
         rows_N: their numbers in the data set.
         seed: of random orders.
+        may_warp: align lists of unequal length too, where a longer one is known or the probe knows little.
     """
     rng = np.random.default_rng(seed)
     count = len(court.labels_N)
     chance = court.probe.permuted(court.labels_N, court.num_classes, times=NUM_CHANCE, rng=rng)
     whole = [*court.shifts(), *by_orders(known.orders, np.arange(count), count)]
     listed = by_lists(court, known, rows_N)
-    trials = [trial for trial in (court.best(whole), *listed) if trial is not None and trial.is_better]
+    trials = [trial for trial in (court.best(whole, court.explains), *listed) if trial is not None and trial.is_better]
     if trials and trials[0].pairing.kind == "shift":
         trials[0] = court.cut_or_cyclic(trials[0])
     best = max(trials, key=lambda trial: trial.nats, default=None)
-    if best is None and (known.longer is not None or _is_weak(court)):
+    if best is None and may_warp and (known.longer is not None or _is_weak(court)):
         best = best_warp(court if known.longer is None else court.with_labels(known.longer), rng)
-    steps: list[Trial] = []
-    if best is None or best.pairing.scope != "all" or best.pairing.kind == "shift":
-        steps = _steps(court, known, rng)
-    if steps and (part := court.hear(_joined(steps, count))).nats > (0.0 if best is None else best.nats):
+    two_ends = 2 * float(np.log(count))  # nats that the choice of a part's ends is worth
+    steps = _steps(court, known, rng)
+    if steps and (part := court.hear(_joined(steps, count))).nats > (0.0 if best is None else best.nats + two_ends):
         best = part
-        if sum(step.pairing.kind == "shift" for step in steps) >= MANY_SHIFTS:
+        if may_warp and sum(step.pairing.kind == "shift" for step in steps) >= MANY_SHIFTS:
             warped = best_warp(court, rng)
             best = warped if warped is not None and warped.nats > 1.05 * best.nats else best
     stretch = _unexplained(court, best, rng)
@@ -175,8 +182,7 @@ def by_lists(court: Court, known: Known, rows_N: NDArray[np.int64]) -> list[Tria
         place_of = {path: place for place, path in enumerate(every)}
         positions = np.array([place_of.get(path, -1) for path in own])
         found.append(Pairing("the place of each path in the whole list of paths", positions, "subset"))
-    if own:
-        found += of_whole_folder(own, None if known.longer is None else num_labels)
+    found += known.in_folder
     return [wide.hear(pairing) for pairing in found if _is_other(pairing, wide, count)]
 
 
@@ -206,5 +212,6 @@ def in_order(court: Court, known: Known, order_N: NDArray[np.int64]) -> tuple[Co
     }
     paths = None if known.paths is None else [known.paths[row] for row in order_N]
     orders = {name: ranks_N[order_N] for name, ranks_N in known.orders.items()}
-    other = replace(known, paths=paths, orders=orders, parts=parts, longer=None)
+    in_folder = [replace(one, source_N=one.source_N[order_N]) for one in known.in_folder]
+    other = replace(known, paths=paths, orders=orders, parts=parts, longer=None, in_folder=in_folder)
     return Court.of(probe, labels_N, court.num_classes, clusters_N), other

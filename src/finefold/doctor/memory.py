@@ -15,7 +15,6 @@ from pathlib import PurePath
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.cluster.hierarchy import fcluster, linkage
 
 from finefold.doctor.evidence import ClosedProbe
 
@@ -195,6 +194,8 @@ def _is_same(one_N: Rows, other_N: Rows) -> bool:
 
 def look_alikes(components_NR: NDArray[np.float32], labels_N: Rows) -> Iterable[tuple[str, Rows]]:
     """Clusters of images that look alike, at several sizes; none where there are too many images."""
+    from scipy.cluster.hierarchy import fcluster, linkage  # a third of a second, and known groups do without
+
     if len(components_NR) > MOST_LINKED:
         return
     unit_NR = components_NR / np.maximum(np.linalg.norm(components_NR, axis=1, keepdims=True), 1e-9)

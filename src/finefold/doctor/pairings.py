@@ -63,13 +63,16 @@ def orders_of(paths: Sequence[str], *, on_disk: bool = True) -> Mapping[str, Ran
         paths: of the rows.
         on_disk: look at their folders for the order in which the file system lists them.
     """
+    files = [PurePath(path) for path in paths]
     keys: dict[str, list[tuple[str, ...]]] = {
         "natural order": [natural_key(path) for path in paths],
         "text order": [(path, "") for path in paths],
         "text order without regard to case": [(path.lower(), path) for path in paths],
-        "order by extension": [(PurePath(path).suffix, path) for path in paths],
-        "text order of the file names": [(PurePath(path).name, path) for path in paths],
-        "natural order of the file names": [(*natural_key(PurePath(path).name), path) for path in paths],
+        "order by extension": [(file.suffix, path) for file, path in zip(files, paths, strict=True)],
+        "text order of the file names": [(file.name, path) for file, path in zip(files, paths, strict=True)],
+        "natural order of the file names": [
+            (*natural_key(file.name), path) for file, path in zip(files, paths, strict=True)
+        ],
     }
     orders = {name: _ranks(sorted(range(len(paths)), key=values.__getitem__)) for name, values in keys.items()}
     if on_disk and (places := _places_on_disk(paths)) is not None:
@@ -147,14 +150,15 @@ def of_whole_folder(paths: Sequence[str], num_labels: int | None = None) -> Iter
         paths: of the rows.
         num_labels: in the list of labels; None where only those that came with the rows are known, the first of it.
     """
+    files = [Path(path) for path in paths]
     try:
-        root = Path(os.path.commonpath([str(Path(path).parent) for path in paths]))
+        root = Path(os.path.commonpath([str(file.parent) for file in files]))
         found = list_images(root).paths if _is_small(root, MOST_FILES + TIMES_AS_MANY * len(paths)) else ()
     except (DataError, ValueError, OSError):
         return
     if len(found) <= len(paths) or num_labels not in (None, len(found)):
         return
-    inside = [Path(path).relative_to(root).as_posix() for path in paths]
+    inside = [file.relative_to(root).as_posix() for file in files]
     if not set(inside) <= set(found):
         return
     seen = set()

@@ -8,7 +8,7 @@ Shapes: N training rows, T test images, C classes of a question.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,13 +17,16 @@ from finefold.auditing.looks import Looks
 from finefold.data.findings import Finding, Severity
 from finefold.doctor.diagnosis import Checked
 from finefold.doctor.evidence import ClosedProbe, belief_of
+from finefold.doctor.memory import supposed_groups
 from finefold.doctor.probing import Judged, judged
 from finefold.doctor.roles import reread
 from finefold.doctor.sameness import looks_of
 from finefold.doctor.subject import Subject
 from finefold.metrics.intervals import Score
 from finefold.metrics.ranking import rank
-from finefold.metrics.shift import ShareEstimate, estimate_shares
+
+if TYPE_CHECKING:
+    from finefold.metrics.shift import ShareEstimate
 
 NAME = "shift"
 KIND = "test-shift"
@@ -85,7 +88,9 @@ def _against_test(subject: Subject) -> Checked:
     if min(len(rows), len(tests)) < LEAST:
         return Checked(NAME, f"not done: {len(rows)} and {len(tests)} readable images are few", is_done=False)
     features = (subject.features.rows_ND[rows], subject.test_features.rows_ND[tests])
-    found = discriminate(*features, subject.group_codes_N[rows], np.random.default_rng(subject.recipe.seed))
+    groups_N, rng = subject.group_codes_N[rows], np.random.default_rng(subject.recipe.seed)
+    both = _of_both(subject, rows, features[1])
+    found = discriminate(both, groups_N, rng, supposed=_supposed(subject, rows))
     names = ([subject.ids[row] for row in rows], [subject.test_ids[row] for row in tests])
     findings = _of_features(found, *names, "the images to be predicted")
     looks = looks_of(subject)
@@ -104,7 +109,9 @@ def _against_test(subject: Subject) -> Checked:
 def _against_valid(train: Subject, valid: Subject) -> Checked:
     """A pair: one data set against the other."""
     features = (train.features.rows_ND, valid.features.rows_ND)
-    found = discriminate(*features, train.group_codes_N, np.random.default_rng(train.recipe.seed))
+    both = ClosedProbe(np.concatenate(features), np.repeat([0, 1], [len(one) for one in features]))
+    supposed = _supposed(train, np.arange(len(train.ids)))
+    found = discriminate(both, train.group_codes_N, np.random.default_rng(train.recipe.seed), supposed=supposed)
     says = f"{len(valid.ids)} validation rows against {len(train.ids)}: {_told(found)}"
     if reread(train).differing:
         return Checked(NAME, f"{says}; training rows are augmented, so that they differ is no fault", numbers={})
@@ -118,32 +125,57 @@ def _told(found: Discriminator) -> str:
     return f"told apart with AUC {auc.value:.2f} [{auc.low:.2f}, {auc.high:.2f}], parts of training with {usual}"
 
 
+def _supposed(subject: Subject, rows: Rows) -> list[Rows]:
+    """[n] codes of groups that columns, folders and file names suggest for some rows; nothing where groups are known.
+
+    Not of look-alikes: clusters of any images are told from the rest, whatever the test set is like.
+    """
+    if subject.groups is not None:
+        return []
+    paths = [str(path) for path in subject.paths or ()]
+    return [codes_N[rows] for _, codes_N in supposed_groups(paths, subject.columns, subject.labels_N)]
+
+
 def discriminate(
-    train_ND: NDArray[Any], test_TD: NDArray[Any], groups_N: Rows, rng: np.random.Generator
+    both: ClosedProbe, groups_N: Rows, rng: np.random.Generator, *, supposed: Sequence[Rows] = ()
 ) -> Discriminator:
     """A probe of which set an image is of.
 
     Args:
-        train_ND, test_TD: features.
+        both: of the training rows, then T test rows, under any folds.
         groups_N: of the training rows; whole groups play the test set.
         rng: deals folds and draws parts.
+        supposed: other groups that the training rows may have; whole ones play the test set as well.
     """
-    count, groups_N = len(train_ND), np.unique(groups_N, return_inverse=True)[1]
-    is_test = np.repeat([0, 1], [count, len(test_TD)])
-    tests = groups_N.max() + 1 + np.arange(len(test_TD))
-    folds = _dealt(np.concatenate([groups_N, tests]), rng)
-    probe = ClosedProbe(np.concatenate([train_ND, test_TD]), folds)
+    count, groups_N = len(groups_N), np.unique(groups_N, return_inverse=True)[1]
+    num_tests = both.num_rows - count
+    is_test = np.repeat([0, 1], [count, num_tests])
+    tests = groups_N.max() + 1 + np.arange(num_tests)
+    probe = both.with_folds(_dealt(np.concatenate([groups_N, tests]), rng))
     scores = _scores(probe, is_test)
     codes = np.concatenate([groups_N, tests])
     auc = rank(scores, is_test == 1, codes).auc
     parts = []
-    for _ in range(NUM_PARTS):
-        part_N = _part(groups_N, min(len(test_TD), count // 2), rng)
-        # as in the test set, nobody knows which images of the part belong together
-        folds_N = _dealt(np.where(part_N == 1, groups_N.max() + 1 + np.arange(count), groups_N), rng)
-        own = _scores(probe.with_folds(folds_N, np.arange(count)), part_N)
-        parts.append(rank(own, part_N == 1, groups_N).auc.value)
+    for whole_N in (groups_N, *supposed):
+        for _ in range(NUM_PARTS):
+            part_N = _part(whole_N, min(num_tests, count // 2), rng)
+            # as in the test set, nobody knows which images of the part belong together
+            folds_N = _dealt(np.where(part_N == 1, groups_N.max() + 1 + np.arange(count), groups_N), rng)
+            own = _scores(probe.with_folds(folds_N, np.arange(count)), part_N)
+            parts.append(rank(own, part_N == 1, groups_N).auc.value)
     return Discriminator(auc, tuple(parts), scores)
+
+
+def _of_both(subject: Subject, rows: Rows, test_TD: NDArray[Any]) -> ClosedProbe:
+    """Of some rows, then of the test images; made once for each choice of rows."""
+    key = rows.tobytes()
+    made = subject.memory.setdefault("with test", {})
+    if key not in made:
+        folds = np.repeat([0, 1], [len(rows), len(test_TD)])
+        made[key] = ClosedProbe(np.concatenate([subject.features.rows_ND[rows], test_TD]), folds)
+    found = made[key]
+    assert isinstance(found, ClosedProbe)
+    return found
 
 
 def _dealt(groups: Rows, rng: np.random.Generator) -> Rows:
@@ -239,8 +271,10 @@ def _short(value: Any) -> str:
     return f"{value:g}"
 
 
-def _shares(subject: Subject, test_TD: NDArray[Any], tests: Rows) -> list[ShareEstimate]:
+def _shares(subject: Subject, test_TD: NDArray[Any], tests: Rows) -> "list[ShareEstimate]":
     """Estimated class shares of the test images, for every attribute."""
+    from finefold.metrics.shift import estimate_shares  # with scipy.optimize, a third of a second
+
     rows = judged(subject)
     if rows is None:
         return []
@@ -282,12 +316,8 @@ def _probe_probs(
 ) -> tuple[Floats, Floats]:
     """[n, C] out of fold of the labelled rows, and [T, C] of the test images by a probe of all rows."""
     count = len(rows.rows)
-    together = np.concatenate([subject.features.rows_ND[rows.rows], test_TD])
-    if "with test" not in subject.memory:
-        folds = np.concatenate([rows.folds_n, np.full(len(test_TD), rows.folds_n.max() + 1)])
-        subject.memory["with test"] = ClosedProbe(together, folds)
-    probe = subject.memory["with test"]
-    assert isinstance(probe, ClosedProbe)
+    folds = np.concatenate([rows.folds_n, np.full(len(test_TD), rows.folds_n.max() + 1)])
+    probe = _of_both(subject, rows.rows, test_TD).with_folds(folds)
     labels = np.concatenate([codes_K[rows.labels_n], np.full(len(test_TD), -1)])
     share_C = np.bincount(labels[:count], minlength=num_classes) / count
     targets = np.zeros((len(labels), num_classes), np.float32)
@@ -298,7 +328,7 @@ def _probe_probs(
     return probs[:count], probs[count:]
 
 
-def _of_shares(estimates: Sequence[ShareEstimate], *, is_sure: bool) -> list[Finding]:
+def _of_shares(estimates: "Sequence[ShareEstimate]", *, is_sure: bool) -> list[Finding]:
     found = []
     for one in estimates:
         moved = float(np.abs(one.shares_K - one.before_K).sum() / 2)

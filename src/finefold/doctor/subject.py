@@ -141,6 +141,13 @@ class Subject:
         """K."""
         return len(self.class_names)
 
+    def codes_of(self, attribute: str) -> NDArray[np.int64]:
+        """[N] codes of one attribute's classes; -1 where its value is missing."""
+        if self.samples is not None:
+            return self.samples.codes_NA[:, self.samples.space.names.index(attribute)]
+        codes_K = self.attributes[attribute][1]
+        return np.where(self.labels_N >= 0, codes_K[self.labels_N], -1)
+
     @cached_property
     def features(self) -> Features:
         """The embedded backbone's features of every row, in order; zero where an image is unreadable."""

@@ -116,12 +116,15 @@ class Court:
 
         Args:
             pairings: any.
-            accept: what is not accepted is passed over. Of several that are even, the first is taken.
+            accept: what is not accepted is passed over. Of several that are even, or the same, the first is taken.
         """
-        quick = [
-            (self.quick(pairing.labels(self.every_label)), number, pairing) for number, pairing in enumerate(pairings)
-        ]
-        heard = [(number, self.hear(pairing)) for _, number, pairing in sorted(quick, reverse=True)[:NUM_REFITTED]]
+        distinct: dict[tuple[bytes, Scope], tuple[float, int, Pairing]] = {}
+        for number, pairing in enumerate(pairings):
+            labels_N = pairing.labels(self.every_label)
+            if (told := (labels_N.tobytes(), pairing.scope)) not in distinct:
+                distinct[told] = (-self.quick(labels_N), number, pairing)
+        ranked = sorted(distinct.values(), key=lambda one: one[:2])[:NUM_REFITTED]
+        heard = [(number, self.hear(pairing)) for _, number, pairing in ranked]
         good = [(number, trial) for number, trial in heard if accept(trial)]
         if not good:
             return None
@@ -142,9 +145,14 @@ class Court:
         return (own - float(np.mean(drawn))) / max(float(np.std(drawn)), 1e-6) > ORDERED
 
     def explains(self, trial: Trial) -> bool:
-        """Whether the rows that a pairing moves then fit about as well as all others; if part-right, they do not."""
-        is_moved_N = trial.pairing.source_N != np.arange(len(self.labels_N))
+        """Whether the rows that a pairing moves then fit about as well as all others; if part-right, they do not.
+
+        Of a pairing of all rows, those that get another label.
+        """
         is_labelled_N = trial.labels_N >= 0
+        is_moved_N = trial.pairing.source_N != np.arange(len(self.labels_N))
+        if trial.pairing.scope == "all":
+            is_moved_N = trial.labels_N != self.labels_N
         moved, others = np.flatnonzero(is_moved_N & is_labelled_N), np.flatnonzero(~is_moved_N & is_labelled_N)
         if len(others) < LEAST_OTHERS or not len(moved):
             return True
@@ -166,7 +174,7 @@ class Court:
         return float((found_NC * scaled_NC).sum()) / size / float(np.sqrt(len(known)))
 
     def shifts(self, most: int = 12) -> list[Pairing]:
-        """The shifts, of all there are, after which components and labels go together best.
+        """The nearest shifts, then those, of all there are, after which components and labels go together best.
 
         For component r and class c, the correlation at every cyclic shift is one product of Fourier transforms.
         """
@@ -179,15 +187,17 @@ class Court:
         if self.num_classes > MOST_TRANSFORMED:  # random projections keep sums of squares, nearly
             drawn = np.random.default_rng(0).normal(size=(self.num_classes, MOST_TRANSFORMED))
             scaled_NC = scaled_NC @ drawn.astype(np.float32)
-        targets_CN = np.fft.rfft(scaled_NC.T, axis=1)
+        size = _quick_size(2 * count)  # padded and folded: of a length with a large prime factor it takes three times
+        targets = np.fft.rfft(scaled_NC.T, n=size, axis=1)
         explained_N = np.zeros(count)
         for component_N in self.probe.white_RN:
-            waves = np.conj(np.fft.rfft(component_N))
-            explained_N += (np.fft.irfft(waves * targets_CN, n=count, axis=1) ** 2).sum(axis=0)
+            waves = np.conj(np.fft.rfft(component_N, n=size))
+            lags = np.fft.irfft(waves * targets, n=size, axis=1)
+            explained_N += ((lags[:, :count] + lags[:, -count:]) ** 2).sum(axis=0)
         explained_N[0] = -1
         far = np.argsort(explained_N)[::-1][:most]
         near = [by % count for by in (1, -1, 2, -2, 3, -3)]
-        places = dict.fromkeys([*far.tolist(), *near])
+        places = dict.fromkeys([*near, *far.tolist()])
         return [shifted(count, by if by <= count // 2 else by - count, cyclic=True) for by in places if by]
 
     def cut_or_cyclic(self, trial: Trial) -> Trial:
@@ -199,3 +209,9 @@ class Court:
         wrapped = np.flatnonzero(plain.source_N < 0)
         gained = trial.belief.gain_NC[wrapped, trial.labels_N[wrapped]].sum()
         return trial if gained > 0 else self.hear(plain)
+
+
+def _quick_size(least: int) -> int:
+    """The smallest 2^a, 3 * 2^a or 5 * 2^a that is large enough: Fourier transforms are quick there."""
+    powers = (2 ** max(0, int(np.ceil(np.log2(least / odd)))) * odd for odd in (1, 3, 5))
+    return int(min(powers))

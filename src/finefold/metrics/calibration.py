@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, sparse
+from scipy import sparse
 
 from finefold.metrics.classification import SMALLEST_PROB, FloatArray, IntArray, divide
 from finefold.metrics.intervals import RESAMPLES, Score, bootstrap_sums, group_codes, group_sums
@@ -110,6 +110,8 @@ def fit_vector(probs_NK: FloatArray, labels_N: IntArray) -> Calibration:
         Guo et al. 2017, section 4.2. Departs from it by the prior, a normal distribution about doing nothing, which
         holds what a scarce class cannot tell; with many samples of every class it counts for nothing.
     """
+    from scipy import optimize  # a third of a second, and evaluating needs none of it
+
     (num_samples, num_classes), logs_NK = probs_NK.shape, log_probs(probs_NK)
     truth_NK = np.eye(num_classes)[labels_N]
 
@@ -284,6 +286,7 @@ def _minimise(
     loss: Callable[[FloatArray], tuple[float, FloatArray]], start: FloatArray, bounds: Any, num_samples: int
 ) -> FloatArray:
     """Where a convex summed loss is least."""
+    from scipy import optimize  # a third of a second, and evaluating needs none of it
 
     def mean(theta: FloatArray) -> tuple[float, FloatArray]:
         value, slope = loss(theta)

@@ -24,7 +24,6 @@ from finefold.nn.cutting import Cut, cut
 from finefold.nn.finding import EMBEDDED_BACKBONE, embedded_file
 from finefold.nn.identify import identify_model
 from finefold.nn.settings import Setting, apply_settings
-from finefold.nn.transplant import match_weights
 from finefold.nn.units import COUNTER
 from finefold.nn.weights import (
     file_hash,
@@ -238,6 +237,8 @@ def own_backbone(network: nn.Module, preprocessing: Preprocessing) -> Backbone:
 
 def _load(name: str, source: Path | None, *, is_embedded: bool) -> tuple[nn.Module, Preprocessing, tuple[Setting, ...]]:
     """The network with its weights, and the hyperparameters that came with them."""
+    from finefold.nn.transplant import match_weights  # with scipy.optimize, for weights that are not laid out yet
+
     network, preprocessing = build_body(name, pretrained=source is None)
     if source is None:
         return network, preprocessing, ()

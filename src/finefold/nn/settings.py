@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from finefold.errors import ModelError
-from finefold.nn.dataflow import DataFlow, Operation
+
+if TYPE_CHECKING:
+    from finefold.nn.dataflow import DataFlow, Operation
 
 SAME = "same"  # padding as TensorFlow does it: as much as the size and stride ask for, more at the end
 _CONV = ("stride", "padding", "dilation", "groups", "padding_mode")
@@ -96,7 +98,7 @@ def _same_padding(module: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> Any:
     return tuple(extent // 2 for extent in extents)
 
 
-def compare_operations(source: DataFlow, target: DataFlow, keys: Mapping[str, str]) -> list[Setting]:
+def compare_operations(source: "DataFlow", target: "DataFlow", keys: Mapping[str, str]) -> list[Setting]:
     """Activations and poolings that differ: of those on the same results, in the order in which they run.
 
     Args:
@@ -121,7 +123,7 @@ def compare_operations(source: DataFlow, target: DataFlow, keys: Mapping[str, st
     return found
 
 
-def _by_input(operations: Sequence[Operation], keys: Mapping[str, str]) -> dict[frozenset[str], list[Operation]]:
+def _by_input(operations: Sequence["Operation"], keys: Mapping[str, str]) -> dict[frozenset[str], list["Operation"]]:
     found: dict[frozenset[str], list[Operation]] = {}
     for operation in operations:
         if all(key in keys for key in operation.after):
@@ -129,7 +131,7 @@ def _by_input(operations: Sequence[Operation], keys: Mapping[str, str]) -> dict[
     return found
 
 
-def _value(operation: Operation) -> tuple[Any, ...]:
+def _value(operation: "Operation") -> tuple[Any, ...]:
     return (operation.name, *operation.settings)
 
 

@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader
 
 from finefold.data.findings import Finding
 from finefold.data.images import list_images
-from finefold.data.samples import SampleTable
+from finefold.data.preprocessing import Box
+from finefold.data.samples import SIDES, SampleTable
 from finefold.data.sources import read_source
 from finefold.data.splits import Split, read_split
 from finefold.doctor.answers import answers_of
@@ -26,6 +27,8 @@ from finefold.errors import FinefoldError, UsageError
 from finefold.nn.features import Features, PrefixCache
 from finefold.recipe.loader import load_recipe
 from finefold.recipe.schema import Recipe
+from finefold.steps.boxes import find_boxes_for
+from finefold.steps.columns import sample_table
 from finefold.steps.effort import ledger_views
 from finefold.steps.probabilities import stream_of
 from finefold.steps.progress import SILENT, Progress
@@ -101,7 +104,11 @@ def _of_data(data: Data, progress: Progress) -> Subject:
 
 def _of_run(run: Run, progress: Progress) -> Subject:
     data = read_data(run.folder.data)
-    subject = _of_samples(str(run.folder.path), data, load_recipe("probe"), read_split(run.folder.split), progress)
+    has_boxes = run.has_boxes and not run.is_ensemble
+    if has_boxes:
+        data = replace(data, samples=_with_boxes(run, data.samples))
+    name, split = str(run.folder.path), read_split(run.folder.split)
+    subject = _of_samples(name, data, load_recipe("probe"), split, progress, run if has_boxes else None)
 
     def predict() -> NDArray[np.int64]:
         return np.asarray(run.ledger().predictions.codes_N, np.int64)
@@ -116,8 +123,20 @@ def _of_run(run: Run, progress: Progress) -> Subject:
     return replace(subject, run=run.folder, predict=predict, answer_test=answer_test if is_quick else None, trips=trips)
 
 
-def _of_samples(name: str, data: Data, recipe: Recipe, split: Split | None, progress: Progress) -> Subject:
-    cache, features = _looking(recipe, data.samples.ids, data.samples.paths, progress)
+def _with_boxes(run: Run, samples: SampleTable) -> SampleTable:
+    """The samples with what the run looked at of each; the centre where it had no box, or does not know the sample."""
+    known = sample_table(run)
+    sides = (None if row[0] is None else row for row in known.select(SIDES).iter_rows())
+    box_of = dict(zip(known["id"], sides, strict=True))
+    return samples.with_boxes([box_of.get(sample) for sample in samples.ids])
+
+
+def _of_samples(
+    name: str, data: Data, recipe: Recipe, split: Split | None, progress: Progress, boxed_by: Run | None = None
+) -> Subject:
+    """Rows of a data.toml; of a run that looks at boxes, `boxed_by`, also in the images to answer for."""
+    boxes = data.samples.boxes
+    cache, features = _looking(recipe, data.samples.ids, data.samples.paths, progress, lambda: boxes)
     found = features()
     samples = without_unreadable(data.samples, list(found.findings))
     is_readable_N = found.is_readable_N
@@ -125,6 +144,13 @@ def _of_samples(name: str, data: Data, recipe: Recipe, split: Split | None, prog
     rows_ND, all_N = found.rows_ND[is_readable_N], np.ones(len(samples), bool)
     readable = Features(rows_ND, all_N, found.findings, found.num_computed, hashes)
     test_ids, test_paths = _test_images(data)
+
+    def test_boxes() -> Sequence[Box | None] | None:
+        if boxed_by is None or data.spec.predict is None:
+            return None
+        root = data.spec.folder / data.spec.predict.root
+        return find_boxes_for(boxed_by, test_ids, test_paths, root, None, progress)[0]
+
     return Subject(
         name=name,
         ids=tuple(samples.ids),
@@ -141,8 +167,15 @@ def _of_samples(name: str, data: Data, recipe: Recipe, split: Split | None, prog
         given_folds_N=_folds(split, samples),
         test_ids=test_ids,
         test_paths=test_paths,
-        look_at_test=_looking(recipe, test_ids, test_paths, progress, cache)[1],
+        look_at_test=_looking(recipe, test_ids, test_paths, progress, test_boxes, cache)[1],
+        notes=() if boxes is None else (_told_of_boxes(boxes),),
     )
+
+
+def _told_of_boxes(boxes: Sequence[Box | None]) -> str:
+    missing = sum(box is None for box in boxes)
+    centre = f"; {missing} without a box are looked at in their centre" if missing else ""
+    return f"images are looked at as the run's boxes say{centre}"
 
 
 def _columns(data: Data, samples: SampleTable) -> dict[str, list[str]]:
@@ -159,14 +192,16 @@ def _looking(
     ids: Sequence[str],
     paths: Sequence[Path],
     progress: Progress,
+    boxes: Callable[[], Sequence[Box | None] | None],
     cache: Callable[[], PrefixCache] | None = None,
 ) -> tuple[Callable[[], PrefixCache], Callable[[], Features]]:
-    """The backbone, built when first asked for, and the features of some images."""
+    """The backbone, built when first asked for, and the features of some images, of their boxes where there are any."""
     made = cache or once(lambda: prefix_cache(recipe, progress))
 
     def features() -> Features:
+        kept = boxes()
         with progress.stage("features", len(ids), "images") as advance:
-            return made().compute(list(ids), list(paths), advance=advance)
+            return made().compute(list(ids), list(paths), boxes=kept, advance=advance)
 
     return made, features
 

@@ -7,12 +7,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from finefold.data.labelling import PATCH_COLUMNS
 from finefold.data.rows import read_rows
 from finefold.data.submission import write_csv
-from finefold.doctor.alignment import repaired_labels
+from finefold.doctor.alignment import repaired_attributes, repaired_labels
 from finefold.doctor.checks import chosen_checks, make_checks
 from finefold.doctor.diagnosis import Diagnosis
 from finefold.doctor.subject import Subject
@@ -89,15 +91,16 @@ def _check_fix(fix: Path, given: Any, only: Sequence[str]) -> None:
 
 def _patches(subject: Subject, data: Data) -> pl.DataFrame | None:
     """A row for each sample and attribute that changes, after the patches that data.toml names already."""
-    labels_N, samples = repaired_labels(subject), subject.samples
-    if labels_N is None or samples is None:
+    samples = subject.samples
+    repaired = _repaired(subject)
+    if samples is None or not repaired:
         return None
     rows = []
-    for name, (classes, codes_K) in samples.space.attribute_table().items():
-        for sample, before, after in zip(samples.ids, samples.labels_N, labels_N, strict=True):
-            if after >= 0 and codes_K[before] != codes_K[after]:
+    for attribute, codes_N in zip(samples.space.attributes, samples.codes_NA.T, strict=True):
+        for sample, before, after in zip(samples.ids, codes_N, repaired.get(attribute.name, codes_N), strict=True):
+            if after >= 0 and before != after:
                 reason = "finefold doctor: the label belongs to another image"
-                rows.append((sample, name, classes[codes_K[before]], classes[codes_K[after]], reason))
+                rows.append((sample, attribute.name, attribute.classes[before], attribute.classes[after], reason))
     made = pl.DataFrame(rows, schema=dict.fromkeys(PATCH_COLUMNS, pl.String), orient="row")
     known = data.spec.file.samples.patches
     if known is None:
@@ -105,6 +108,15 @@ def _patches(subject: Subject, data: Data) -> pl.DataFrame | None:
     before = read_rows(data.spec.folder / known, keep_blank=True)
     lacking = [pl.lit("").alias(name) for name in PATCH_COLUMNS if name not in before.columns]
     return pl.concat([before.with_columns(lacking).select(PATCH_COLUMNS).cast(pl.String), made])
+
+
+def _repaired(subject: Subject) -> dict[str, NDArray[np.int64]]:
+    """[N] what each attribute's codes should be, -1 where there is none; no entry for those that are right."""
+    labels_N, samples = repaired_labels(subject), subject.samples
+    if samples is None or labels_N is None:
+        return repaired_attributes(subject)
+    codes = samples.space.attribute_codes()
+    return {name: np.where(labels_N >= 0, codes_K[labels_N], -1) for name, codes_K in codes.items()}
 
 
 def _imported(target: str) -> Any:

@@ -303,7 +303,12 @@ def _clustered(
 
 
 def _features(run: Run, paths: Sequence[Path], boxes: Sequence[Box | None] | None, progress: Progress) -> FloatArray:
-    """Pooled features of the network before training; zero for an unreadable image, which then is in some group."""
+    """Pooled features of the network before training; zero for an unreadable image, which then is in some group.
+
+    Of an ensemble they are its first member's.
+    """
+    if run.is_ensemble:
+        return _features(run.members()[0], paths, boxes, progress)
     engine = run.manifest["engine"]
     choice = Choice(engine["name"], engine["precision"], "as trained")
     cache = PrefixCache(run.backbone, choice, round(run.recipe.image.max_megapixels * 1e6))

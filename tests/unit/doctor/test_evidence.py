@@ -55,4 +55,5 @@ def test_rows_in_another_order_are_told_the_same():
     probe = ClosedProbe(features_ND, np.arange(200) % 4)
     order_N = np.random.default_rng(0).permutation(200)
     own, other = probe.believe(labels_N, 4), probe.reordered(order_N).believe(labels_N[order_N], 4)
-    assert np.allclose(own.gain_NC[order_N], other.gain_NC, atol=1e-3) and own.accuracy == other.accuracy
+    assert np.allclose(own.gain_NC[order_N], other.gain_NC, rtol=3e-3, atol=1e-3)  # the temperature is that exact
+    assert own.accuracy == other.accuracy

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from finefold.doctor.evidence import ClosedProbe
 from finefold.doctor.shift import check_shift, discriminate
 from finefold.nn.features import Features
 from unit.doctor.planted import planted, subject_of
@@ -48,11 +49,24 @@ def test_people_of_the_test_set_are_no_other_world():
     """Photos of one person tell each other; so do parts of the training set, and that is what counts."""
     features_ND, _, person_N = people(count=80, own=1.5)
     is_test_N = person_N >= 55
-    found = discriminate(
-        features_ND[~is_test_N], features_ND[is_test_N], person_N[~is_test_N], np.random.default_rng(0)
-    )
+    both = ClosedProbe(np.concatenate([features_ND[~is_test_N], features_ND[is_test_N]]), np.arange(len(person_N)) % 5)
+    found = discriminate(both, person_N[~is_test_N], np.random.default_rng(0))
     assert found.auc.value > 0.55  # well above one half, and no finding
     assert found.auc.low < found.usual + 0.05
+
+
+def test_people_whom_only_folders_name_are_no_other_world_either():
+    """Without groups, whole folders play the test set: other people in validation are no other world."""
+    features_ND, labels_N, person_N = people(count=80, own=1.5)
+    rows, others = np.flatnonzero(person_N < 55), np.flatnonzero(person_N >= 55)
+    paths = [f"{person_N[row]:03}/{row:04}.png" for row in rows]
+    train = replace(
+        subject_of(features_ND[rows], labels_N[rows], paths=paths),
+        valid=subject_of(features_ND[others], labels_N[others]),
+        dataset=[(np.full((4, 4), row), 0) for row in rows],
+    )
+    assert check_shift(train).is_done and not check_shift(train).findings
+    assert check_shift(replace(train, paths=None)).findings  # nothing says that they are other people
 
 
 def test_other_class_shares_are_estimated():

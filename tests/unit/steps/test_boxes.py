@@ -15,6 +15,7 @@ from finefold.errors import DataError, UsageError
 from finefold.nn import streaming
 from finefold.nn.features import PrefixCache
 from finefold.steps import predict as predicting
+from finefold.steps.diagnose import subject_of
 from finefold.steps.predict import write_answers
 from finefold.steps.progress import Silent
 from finefold.steps.pseudo import pseudo
@@ -310,3 +311,23 @@ def test_a_sheet_shows_what_boxes_keep(photos, data, tmp_path):
         cell = sheet[top : top + CELL_PX, left : left + CELL_PX].reshape(-1, 3)
         expected = (60, 60, 230) if sample.startswith("blue") else (230, 60, 60)
         assert np.abs(cell.astype(int) - expected).max() <= 2
+
+
+def test_the_doctor_looks_at_what_the_run_looks_at(data, photos, tmp_path):
+    """Features of a run with boxes are of the boxes, its samples' and the test images'; without a box of the centre."""
+    (tmp_path / "eval").mkdir()
+    for file in sorted((photos / "train" / "red").iterdir())[:4]:
+        (tmp_path / "eval" / f"new-{file.name}").write_bytes(file.read_bytes())
+    toml = data.file.read_text(encoding="utf-8") + f'[predict]\nroot = "{tmp_path}/eval"\n'
+    data.file.write_text(toml, encoding="utf-8")
+    new = [line.replace("red/", "new-") for line in (photos / "boxes.csv").read_text().splitlines() if "red/" in line]
+    run = train(ff.read_data(data.file), tmp_path, boxes=edited(photos, tmp_path, lambda lines: [*lines[:-1], *new]))
+    noting = Noting()
+    framed = subject_of(run, progress=noting)
+    whole = subject_of(ff.read_data(data.file))
+    assert framed.ids == whole.ids and framed.notes[0].endswith("1 without a box are looked at in their centre")
+    is_same_N = (framed.features.rows_ND == whole.features.rows_ND).all(axis=1)
+    assert [framed.ids[row] for row in np.flatnonzero(is_same_N)] == ["red/11.png"]
+    assert framed.test_features is not None
+    reds = [framed.ids.index(f"red/{name.removeprefix('new-')}") for name in framed.test_ids]
+    assert np.allclose(framed.test_features.rows_ND, framed.features.rows_ND[reds])

@@ -1,11 +1,12 @@
 # Two commands are enough: `make demo` and `make test`. Everything they need is installed into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
+MASKFACES ?= ../shared/data/maskfaces
 TESTS_AT_ONCE ?= 2# processes; a file's tests stay together, as many share what is slow to make
 PYTEST = $(BIN)/pytest -n $(TESTS_AT_ONCE) --dist loadfile
 INSTALLED := .venv/.installed
 
-.PHONY: demo setup test test-all check format bench-probe bench-inside bench-train bench-stream bench-decide bench-doctor bench-audit clean
+.PHONY: demo setup test test-all check format bench-probe bench-inside bench-train bench-stream bench-decide bench-doctor bench-audit maskfaces clean
 
 demo: $(INSTALLED)  ## install, then run the main job on real images
 	rm -rf finefold-demo
@@ -56,5 +57,8 @@ bench-doctor: $(INSTALLED)  ## wrong pairings of images and labels that the doct
 bench-audit: $(INSTALLED)  ## time and memory of an audit of 10,000 and 100,000 images, and the planted faults it finds
 	$(BIN)/python benchmarks/auditing.py
 
+maskfaces: $(INSTALLED)  ## the ladder of docs/guides/ladder.md: MASKFACES=folder -> finefold-maskfaces/submission.csv
+	FINEFOLD=$(CURDIR)/$(BIN)/finefold examples/maskfaces.sh $(MASKFACES) finefold-maskfaces
+
 clean:
-	rm -rf finefold-demo .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf finefold-demo finefold-maskfaces .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

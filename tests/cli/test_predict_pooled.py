@@ -11,7 +11,9 @@ import tomli_w
 
 from finefold.cli.main import main
 from finefold.metrics.intervals import group_codes
+from finefold.steps.ensemble import make_ensemble
 from finefold.steps.pooling import Pooling, pooled_ledger
+from finefold.steps.predict import write_answers
 from finefold.steps.run import open_run
 
 
@@ -64,6 +66,18 @@ def test_clustered_groups_are_marked(job, tmp_path, capsys):
     (told,) = json.loads(out.with_suffix(".json").read_text())["corrections"]
     assert told["is_transductive"]
     assert 0 <= told["ledger"]["pairs_f1"] <= 1
+
+
+@pytest.mark.slow
+def test_an_ensembles_groups_are_found_by_its_first_members_features(runs, tmp_path):
+    """An ensemble has no network of its own; its images are clustered as those of its first member."""
+    made = make_ensemble([runs / "joint", runs / "apart"], out=tmp_path / "both", by="mean").run
+    rule = Pooling(("gender",), "cluster")
+    tally, _ = write_answers(made, out=tmp_path / "both.csv", pooling=rule)
+    alone, _ = write_answers(open_run(runs / "joint"), out=tmp_path / "joint.csv", pooling=rule)
+    (ours,), (theirs,) = tally.corrections, alone.corrections
+    assert ours["is_transductive"] and ours["groups"] == theirs["groups"]
+    assert ours["ledger"]["pairs_f1"] == theirs["ledger"]["pairs_f1"]
 
 
 def test_a_column_of_the_template_says_groups(job, grouped, tmp_path, capsys):

@@ -18,7 +18,8 @@ head, Adam, torchvision transforms, a DataLoader with as many workers as process
 checkpoints are off for both. Both live in an environment of their own (--env), made once by pip with the project's
 constraints, so that torch is the same on all sides; the project's own environment is not touched.
 
-Memory is what a job's processes hold together, at its peak, looked at twice a second; pages of libraries count once.
+Memory is what a job's processes hold together, at its peak, looked at twice a second, or less often where looking
+would take more than 2 % of a processor; pages of libraries count once.
 finefold's `all` trains folds side by side; its rate is theirs together. Of its whole runs, images/s is the data set's
 size over the wall time. On CUDA there are rows with AMP and torch.compile.
 """
@@ -58,6 +59,7 @@ CELLS = (  # a solar cell is the same upside down, and its edges count: what the
     f"augment.views={FLIPS}",
     f"predict.views={FLIPS}",
 )
+SHORTEST_PAUSE = 0.5  # seconds between looks at the memory; fifty times as long as a look takes, where that is more
 NUM_THREADS = len(os.sched_getaffinity(0))
 
 
@@ -187,9 +189,11 @@ def run_process(command: Sequence[object], *, cache: Path) -> Cost:
 
 
 def _watch(pid: int, peaks: list[tuple[float, float]], over: threading.Event) -> None:
-    before = _gpu_mb()
-    while not over.wait(0.5):
+    before, pause = _gpu_mb(), SHORTEST_PAUSE
+    while not over.wait(pause):
+        start = time.perf_counter()
         peaks.append((_memory_mb(_family(pid)), max(0.0, _gpu_mb() - before)))
+        pause = max(SHORTEST_PAUSE, 50 * (time.perf_counter() - start))
 
 
 def _family(pid: int) -> list[int]:

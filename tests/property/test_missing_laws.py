@@ -17,6 +17,7 @@ from finefold.data.labelling import label_samples
 from finefold.data.labels import Attribute, LabelSpace
 from finefold.data.samples import SampleTable
 from finefold.nn.heads import JOINT
+from finefold.nn.loaders import TrainRole
 from finefold.recipe.schema import Recipe
 from finefold.steps.own import NOTHING
 from finefold.steps.training import Training, head_losses
@@ -43,10 +44,15 @@ def samples(codes_NA: NDArray[np.int64]) -> SampleTable:
     return SampleTable(label_samples(frame, raw, SPACE, None), SPACE, Path())
 
 
+def role_of(count: int) -> TrainRole:
+    """All samples train, and nothing besides."""
+    return cast(TrainRole, SimpleNamespace(shown_E=np.arange(count), num_extra=0))
+
+
 def gradients(table: SampleTable, recipe: Recipe, logits: dict[str, Tensor]) -> dict[str, Tensor]:
     """Of the loss of a batch of all samples, by each head's logits."""
     training = cast(Training, SimpleNamespace(recipe=recipe, samples=table, own=NOTHING, teacher_FNK=None))
-    losses, strata = head_losses(training, np.arange(len(table))), table.train_strata
+    losses, strata = head_losses(training, role_of(len(table))), table.train_strata
     given = {name: values.clone().requires_grad_() for name, values in logits.items()}
     losses(given, torch.eye(len(strata))[torch.from_numpy(strata.codes_N)]).backward()
     return {name: cast(Tensor, values.grad) for name, values in given.items()}
@@ -121,7 +127,7 @@ def test_a_whole_table_trains_as_it_did(heads: str) -> None:
     """Without gaps no share is taken, nothing is spread, and members are the joint classes alone."""
     codes_NA = np.array([(mask, age) for mask in range(2) for age in range(3)])
     training = SimpleNamespace(recipe=recipe_of(heads), samples=samples(codes_NA), own=NOTHING, teacher_FNK=None)
-    losses = head_losses(cast(Training, training), np.arange(6))
+    losses = head_losses(cast(Training, training), role_of(6))
     assert losses.spread is None
     assert not losses.shares
     assert all(len(member_SC) == 6 for member_SC in losses.members.values())

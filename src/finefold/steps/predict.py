@@ -5,20 +5,17 @@ Shapes: N images, K joint classes.
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 
-from finefold.data.images import list_images
 from finefold.data.journal import Journal
 from finefold.data.predictions import Predictions
-from finefold.data.preprocessing import Box
 from finefold.data.split_checks import counted
-from finefold.data.submission import Template, answered, check_ids, csv_parts, read_template
-from finefold.errors import DataError, SubmissionError
+from finefold.data.submission import answered, csv_parts
+from finefold.errors import SubmissionError
 from finefold.metrics.classification import FloatArray
 from finefold.nn.streaming import Part
 from finefold.recipe.training import AfterRecipe
@@ -31,76 +28,18 @@ from finefold.steps.after import (
     check_adapt_prior,
     plan_correction,
 )
-from finefold.steps.answers import Answers, Tally, answer_table, as_template_ids, check_replaceable, side_file
-from finefold.steps.boxes import Finder, Findings, find_boxes_for
+from finefold.steps.answers import Answers, Tally, answer_table, check_replaceable, side_file
+from finefold.steps.boxes import Finder
 from finefold.steps.counts import Counts, check_counts, together
 from finefold.steps.effort import ALL, Effort, check_effort
 from finefold.steps.members import combined
 from finefold.steps.pooling import Pooling, check_pooling
 from finefold.steps.probabilities import stream_of
 from finefold.steps.progress import SILENT, Progress
+from finefold.steps.questions import Questions, Under, read_images, read_questions
 from finefold.steps.run import Run
 
 ROWS_AT_ONCE = 4096  # of the answer file
-
-
-class _Under(Sequence[Path]):
-    """Files of a folder, each path made when it is asked for: a million of them would take 300 MB."""
-
-    def __init__(self, root: Path, names: Sequence[str]) -> None:
-        self._root, self._names = root, names
-
-    @overload
-    def __getitem__(self, place: int) -> Path: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[Path]: ...
-    def __getitem__(self, place: int | slice) -> Path | list[Path]:
-        if isinstance(place, slice):
-            return [self._root / name for name in self._names[place]]
-        return self._root / self._names[place]
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-
-@dataclass(frozen=True)
-class _Questions:
-    """The images to answer for.
-
-    Args:
-        root: folder of the images.
-        names: [N] their paths under it, in the order of the answers.
-        form: the template to fill in, whose rows are in the same order; without one the answers are a table.
-        boxes: [N] what is kept of each image, where the run looks at boxes; None of an image whose centre is used.
-        unboxed: what is told of images without a box.
-    """
-
-    root: Path
-    names: Sequence[str]
-    form: Template | None
-    boxes: Sequence[Box | None] | None = None
-    unboxed: Findings = ()
-
-    def with_boxes(self, run: Run, given: str | Path | Finder | None, progress: Progress) -> "_Questions":
-        """With what the run looks at in each image."""
-        paths = _Under(self.root, self.names)
-        boxes, unboxed = find_boxes_for(run, self.names, paths, self.root, given, progress)
-        return replace(self, boxes=boxes, unboxed=unboxed)
-
-    @property
-    def digest(self) -> str:
-        """Over the images' names and order, over what is looked at in each, and over the template."""
-        digest = hashlib.sha256(str(self.root.resolve()).encode())
-        for name in self.names:
-            digest.update(f"\0{name}".encode())
-        if self.form is not None:
-            digest.update(f"\0{self.form.id_column}\0{self.form.answer_column}\0{self.form.answer}".encode())
-            digest.update("\0".join(self.form.ids).encode())
-        if self.boxes is not None:
-            digest.update(b"\0\0boxes")
-            for box in self.boxes:
-                digest.update(f"\0{box}".encode())
-        return digest.hexdigest()
 
 
 def predict(
@@ -134,17 +73,12 @@ def predict(
     after = changed_after(run, overrides)  # before the work
     check_adapt_prior(run, adapt_prior)
     check_effort(run, effort, is_corrected=not after.is_nothing or asks_for_shares(after, adapt_prior))
-    root = _root(run, images)
-    names = _listed(root)
-    if images is None and run.spec.predict is not None and run.spec.predict.extra == "ignore":
-        form = _form(run)
-        names = names if form is None else [names[place] for place in _wanted(run, names, form)[0]]
-    asked = _Questions(root, names, None).with_boxes(run, boxes, progress)
+    asked = read_images(run, images).with_boxes(run, boxes, progress)
     parts = list(_stream(run, asked, 0, progress, effort))
     probs_NK = np.concatenate([part.probs_BK for part in parts])
     findings = tuple(finding for part in parts for finding in part.findings)
-    predictions = Predictions(tuple(names), probs_NK, run.space.class_names)
-    answers = Answers(run, predictions, findings, root, boxes=asked.boxes, effort=effort)
+    predictions = Predictions(tuple(asked.names), probs_NK, run.space.class_names)
+    answers = Answers(run, predictions, findings, asked.root, boxes=asked.boxes, effort=effort)
     plan = plan_correction(run, lambda: probs_NK, after, adapt_prior)
     return answers if plan.is_nothing else answers.corrected(plan.apply(probs_NK), plan.about())
 
@@ -223,7 +157,7 @@ def _checked(
     pooling: Pooling | None,
     counts: Counts | None,
     effort: Effort,
-) -> tuple[_Questions, AfterRecipe]:
+) -> tuple[Questions, AfterRecipe]:
     """What is asked, and how answers are corrected; whatever cannot be done is told before any image is read.
 
     Raises:
@@ -239,7 +173,7 @@ def _checked(
     is_adapted = asks_for_shares(after, adapt_prior)
     is_corrected = not after.is_nothing or is_adapted or pooling is not None or counts is not None
     check_effort(run, effort, is_corrected=is_corrected)
-    asked = _questions(run, images)
+    asked = read_questions(run, images)
     if counts is not None:
         check_counts(run, counts, len(asked.names), is_adapted=is_adapted)
     return asked, after
@@ -247,7 +181,7 @@ def _checked(
 
 def _corrected(
     run: Run,
-    asked: _Questions,
+    asked: Questions,
     journal: Journal,
     plan: Plan,
     pooling: Pooling | None,
@@ -266,7 +200,7 @@ def _corrected(
     return iter([answers.predictions.probs_NK]), answers.corrections
 
 
-def _fill(journal: Journal, run: Run, asked: _Questions, progress: Progress, effort: Effort) -> None:
+def _fill(journal: Journal, run: Run, asked: Questions, progress: Progress, effort: Effort) -> None:
     """Predicts what the journal lacks."""
     if journal.num_rows:
         done = asked.names[: journal.num_rows]
@@ -292,7 +226,7 @@ def _some_rows(journal: Journal, seed: int) -> FloatArray:
     return np.concatenate(seen)
 
 
-def _write(parts: Iterator[FloatArray], tally: Tally, asked: _Questions, out: Path) -> Tally:
+def _write(parts: Iterator[FloatArray], tally: Tally, asked: Questions, out: Path) -> Tally:
     """The answer file, a part at a time, and the JSON beside it."""
     names, first = tally.class_names, 0
     with csv_parts(out) as write:
@@ -308,7 +242,7 @@ def _write(parts: Iterator[FloatArray], tally: Tally, asked: _Questions, out: Pa
     return tally
 
 
-def _stream(run: Run, asked: _Questions, start: int, progress: Progress, effort: Effort) -> Iterator[Part]:
+def _stream(run: Run, asked: Questions, start: int, progress: Progress, effort: Effort) -> Iterator[Part]:
     """Probabilities of the images from one on, from the folds' models."""
     names = asked.names
     if start == len(names):
@@ -323,81 +257,13 @@ def _stream(run: Run, asked: _Questions, start: int, progress: Progress, effort:
         yield from stream_of(
             run,
             names,
-            _Under(asked.root, names),
+            Under(asked.root, names),
             folds=range(effort.folds_of(run)),
             views=effort.views_of(run),
             boxes=asked.boxes,
             start=start,
             advance=advance,
         )
-
-
-def _questions(run: Run, images: str | Path | None) -> _Questions:
-    """What is to be answered, in the order of the answers.
-
-    Raises:
-        DataError, SubmissionError: see `predict` and `write_answers`.
-    """
-    root = _root(run, images)
-    names = _listed(root)
-    form = _form(run) if images is None else None
-    if form is None:
-        return _Questions(root, names, None)
-    places, ids = _wanted(run, names, form)
-    check_ids(form, ids)
-    place_of = dict(zip(ids, places, strict=True))
-    return _Questions(root, [names[place_of[name]] for name in form.ids], form)
-
-
-def image_names(run: Run, images: str | Path | None) -> tuple[Path, Sequence[str]]:
-    """A folder of images, that of [predict] where none is named, and the paths of its images under it.
-
-    Raises:
-        DataError: no folder is known, it does not exist, or holds no image.
-    """
-    root = _root(run, images)
-    return root, _listed(root)
-
-
-def _root(run: Run, images: str | Path | None) -> Path:
-    if images is None and run.spec.predict is None:
-        raise DataError(
-            "no images to predict: the run's data.toml has no [predict]", "name a folder: finefold predict RUN FOLDER"
-        )
-    root = Path(images) if images is not None else run.spec.folder / run.spec.predict.root  # type: ignore[union-attr]
-    if not root.is_dir():
-        problem = f"{root} is a file" if root.exists() else f"the folder {root} does not exist"
-        raise DataError(problem, "name a folder of images: finefold predict RUN FOLDER")
-    return root
-
-
-def _listed(root: Path) -> Sequence[str]:
-    names = list_images(root).paths
-    if not names:
-        raise DataError(f"no images in {root}", "name a folder of images: finefold predict RUN FOLDER")
-    return names
-
-
-def _form(run: Run) -> Template | None:
-    """The template of [predict], where it names one."""
-    said = run.spec.predict
-    if said is None or said.template_csv is None or said.id_column is None or said.answer_column is None:
-        return None
-    return read_template(
-        run.spec.folder / said.template_csv,
-        id_column=said.id_column,
-        answer_column=said.answer_column,
-        answer=said.answer,
-    )
-
-
-def _wanted(run: Run, names: Sequence[str], form: Template) -> tuple[list[int], list[str]]:
-    """Places of the images to answer for, and their ids in the template; all, unless others are to be ignored."""
-    said = run.spec.predict
-    ids = as_template_ids(names, form.ids, said.suffix if said else "")
-    wanted = set(form.ids)
-    places = [place for place, name in enumerate(ids) if not said or said.extra == "refuse" or name in wanted]
-    return places, [ids[place] for place in places]
 
 
 def _run_digest(run: Run) -> str:

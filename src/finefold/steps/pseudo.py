@@ -22,8 +22,8 @@ from finefold.recipe.loader import dump_recipe, load_recipe
 from finefold.recipe.schema import Recipe
 from finefold.runs.folder import RunFolder
 from finefold.runs.provenance import provenance, text_hash
-from finefold.steps.predict import image_names
 from finefold.steps.progress import SILENT, Progress
+from finefold.steps.questions import image_names
 from finefold.steps.rounds import check_trains_again, read_material, train_round
 from finefold.steps.run import Run, open_run
 

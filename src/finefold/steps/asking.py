@@ -18,12 +18,10 @@ from finefold.data.splits import read_split
 from finefold.errors import RunError
 from finefold.metrics.pseudo import FoldProbs
 from finefold.nn.backbones import IMAGES
-from finefold.nn.engines import Choice
-from finefold.nn.features import PrefixCache
 from finefold.nn.infer import Fold, FoldEnsemble
 from finefold.nn.loaders import CachedRows, ImageRows, Rows
 from finefold.recipe.training import View
-from finefold.steps.columns import sample_table
+from finefold.steps.columns import samples_of
 from finefold.steps.progress import SILENT, Progress
 from finefold.steps.run import Run
 
@@ -71,7 +69,7 @@ class Asked:
         """
         weights = [run.fold_weights(fold) for fold in range(run.num_folds)] if weights is None else weights
         model = FoldEnsemble.read(run.backbone, weights, run.space, views=views)
-        samples = SampleTable(sample_table(run), run.space, run.spec.root)
+        samples = samples_of(run)
         folds_N = read_split(run.folder.split).folds_for(samples.ids)
         return cls(run, model, samples, folds_N, _rows(run, model, samples.images, progress))
 
@@ -130,12 +128,9 @@ def _parts(places: NDArray[np.int64], model: FoldEnsemble) -> Iterator[NDArray[n
 
 
 def _rows(run: Run, model: FoldEnsemble, images: ImageSet, progress: Progress) -> Rows:
-    max_pixels = round(run.recipe.image.max_megapixels * 1e6)
     if model.backbone.cut == IMAGES:
-        return ImageRows(images.paths, model.backbone.preprocessing, max_pixels, images.boxes)
-    engine = run.manifest["engine"]
-    choice = Choice(engine["name"], engine["precision"], "as trained")
-    cache = PrefixCache(model.backbone, choice, max_pixels)
+        return ImageRows(images.paths, model.backbone.preprocessing, run.max_pixels, images.boxes)
+    cache = run.prefix_cache(model.backbone)
     with progress.stage("prefix", len(images), "images") as advance:
         filled = cache.fill(images.ids, images.paths, boxes=images.boxes, views=model.views, advance=advance)
     if filled.findings:

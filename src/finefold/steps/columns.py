@@ -7,6 +7,7 @@ import polars as pl
 
 from finefold.data.measures import MEASURES, measure_images
 from finefold.data.predictions import Ledger
+from finefold.data.samples import SampleTable
 from finefold.data.sources import read_source
 from finefold.errors import DataError, RunError, UsageError
 from finefold.metrics.slices import Slices, slice_numbers, slice_texts
@@ -68,6 +69,15 @@ def _of_source(run: Run, ids: tuple[str, ...], samples: pl.DataFrame, column: st
 def _joined(ids: tuple[str, ...], sample_ids: list[str], values: list[str | None]) -> Slices:
     value_of = dict(zip(sample_ids, values, strict=True))
     return slice_texts([value_of.get(name) for name in ids])
+
+
+def samples_of(run: Run) -> SampleTable:
+    """The samples that the run was trained on, with their labels, files and boxes.
+
+    Raises:
+        RunError: the file is missing or broken.
+    """
+    return SampleTable(sample_table(run), run.space, run.spec.root)
 
 
 def sample_table(run: Run) -> pl.DataFrame:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from finefold.data.findings import Finding
 from finefold.data.images import list_images
 from finefold.data.preprocessing import Box
-from finefold.data.samples import SIDES, SampleTable
+from finefold.data.samples import SampleTable
 from finefold.data.sources import read_source
 from finefold.data.splits import Split, read_split
 from finefold.doctor.answers import answers_of
@@ -28,7 +28,7 @@ from finefold.nn.features import Features, PrefixCache
 from finefold.recipe.loader import load_recipe
 from finefold.recipe.schema import Recipe
 from finefold.steps.boxes import find_boxes_for
-from finefold.steps.columns import sample_table
+from finefold.steps.columns import samples_of
 from finefold.steps.effort import ledger_views
 from finefold.steps.probabilities import stream_of
 from finefold.steps.progress import SILENT, Progress
@@ -125,9 +125,8 @@ def _of_run(run: Run, progress: Progress) -> Subject:
 
 def _with_boxes(run: Run, samples: SampleTable) -> SampleTable:
     """The samples with what the run looked at of each; the centre where it had no box, or does not know the sample."""
-    known = sample_table(run)
-    sides = (None if row[0] is None else row for row in known.select(SIDES).iter_rows())
-    box_of = dict(zip(known["id"], sides, strict=True))
+    known = samples_of(run)
+    box_of = dict(zip(known.ids, known.boxes or (), strict=True))
     return samples.with_boxes([box_of.get(sample) for sample in samples.ids])
 
 

@@ -13,16 +13,14 @@ from typing import Any, Literal
 import numpy as np
 
 from finefold.data.preprocessing import Box
-from finefold.data.samples import SampleTable
 from finefold.errors import RunError, UsageError
 from finefold.metrics.intervals import Score
 from finefold.metrics.paired import LOWER_IS_BETTER, SCORES, Difference, Drawn, draw
-from finefold.nn.engines import Choice
-from finefold.nn.features import PLAIN, PrefixCache
+from finefold.nn.features import PLAIN
 from finefold.nn.infer import FoldEnsemble
 from finefold.nn.streaming import stream_uncached
 from finefold.steps.aligning import aligned_ledgers, run_names
-from finefold.steps.columns import sample_table
+from finefold.steps.columns import samples_of
 from finefold.steps.effort import Effort, ledger_views, say_views
 from finefold.steps.progress import SILENT, Progress
 from finefold.steps.run import Run, open_run
@@ -245,7 +243,7 @@ def _take(ways: Sequence[Way], by: By, budget_ms: float | None) -> int:
 
 def _images(run: Run, count: int) -> tuple[list[Path], Sequence[Box | None] | None]:
     """Some of a run's own images, evenly through its table."""
-    samples = SampleTable(sample_table(run), run.space, run.spec.root)
+    samples = samples_of(run)
     places = np.unique(np.linspace(0, len(samples) - 1, min(count, len(samples))).round().astype(np.int64)).tolist()
     boxes = None if samples.boxes is None else [samples.boxes[place] for place in places]
     return [samples.paths[place] for place in places], boxes
@@ -268,9 +266,7 @@ def times_of(
         return [spent] * len(efforts)
     weights = [run.fold_weights(fold) for fold in range(run.num_folds)]
     whole = FoldEnsemble.read(run.backbone, weights, run.space)
-    engine = run.manifest["engine"]
-    choice = Choice(engine["name"], engine["precision"], "as trained")
-    cache = PrefixCache(whole.backbone, choice, round(run.recipe.image.max_megapixels * 1e6))
+    cache = run.prefix_cache(whole.backbone)
     list(stream_uncached(whole, paths[:4], cache=cache, boxes=boxes and boxes[:4]))  # starts the engine
     models = [
         replace(whole, folds=whole.folds[: effort.folds_of(run)], views=effort.views_of(run)) for effort in efforts

@@ -18,7 +18,6 @@ import polars as pl
 from finefold.data.predictions import Ledger
 from finefold.data.preprocessing import Box
 from finefold.data.rows import read_rows
-from finefold.data.samples import SampleTable
 from finefold.data.submission import Template
 from finefold.errors import DataError, RunError, SubmissionError, UsageError
 from finefold.metrics.classification import FloatArray, IntArray, confusion_matrix, scores_from_confusion
@@ -27,11 +26,9 @@ from finefold.metrics.intervals import Score, group_codes
 from finefold.metrics.nested import nested_probs
 from finefold.metrics.paired import Difference, draw
 from finefold.metrics.pooling import EVIDENCE, MEAN, PRODUCT, pool
-from finefold.nn.engines import Choice
-from finefold.nn.features import PrefixCache
 from finefold.nn.heads import raise_features
 from finefold.steps.answers import EXPECTED, Answers, as_template_ids
-from finefold.steps.columns import sample_table
+from finefold.steps.columns import sample_table, samples_of
 from finefold.steps.progress import SILENT, Progress
 from finefold.steps.run import Run
 
@@ -284,7 +281,7 @@ def _clustered(
             f"{len(answers.predictions):,} images are too many to cluster, at most {MOST_IMAGES:,}",
             "say which belong together: --groups FILE with the columns id and group",
         )
-    samples = SampleTable(sample_table(run), run.space, run.spec.root)
+    samples = samples_of(run)
     place_of = {name: place for place, name in enumerate(samples.ids)}
     places = [place_of[name] for name in ledger.predictions.ids]
     paths, boxes = samples.paths, samples.boxes
@@ -309,9 +306,7 @@ def _features(run: Run, paths: Sequence[Path], boxes: Sequence[Box | None] | Non
     """
     if run.is_ensemble:
         return _features(run.members()[0], paths, boxes, progress)
-    engine = run.manifest["engine"]
-    choice = Choice(engine["name"], engine["precision"], "as trained")
-    cache = PrefixCache(run.backbone, choice, round(run.recipe.image.max_megapixels * 1e6))
+    cache = run.prefix_cache()
     with progress.stage("features", len(paths), "images") as advance:
         found = cache.compute([path.name for path in paths], paths, boxes=boxes, advance=advance)
     return np.asarray(raise_features(found.rows_ND, FEATURE_POWER), np.float64)

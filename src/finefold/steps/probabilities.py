@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from finefold.data.preprocessing import Box
-from finefold.nn.engines import Choice
 from finefold.nn.infer import FoldEnsemble
 from finefold.nn.streaming import Part, stream_probs
 from finefold.recipe.training import View
@@ -37,13 +36,12 @@ def stream_of(
     """
     weights = [run.fold_weights(fold) for fold in folds]
     model = FoldEnsemble.read(run.backbone, weights, run.space, views=views)
-    engine = run.manifest["engine"]
     yield from stream_probs(
         model,
         names,
         paths,
-        choice=Choice(engine["name"], engine["precision"], "as trained"),
-        max_pixels=round(run.recipe.image.max_megapixels * 1e6),
+        choice=run.choice,
+        max_pixels=run.max_pixels,
         fallback_K=run.train_shares_K,
         boxes=boxes,
         start=start,

@@ -84,8 +84,7 @@ def read_questions(run: Run, images: str | Path | None) -> Questions:
     Raises:
         DataError, SubmissionError: see `predict` and `write_answers`.
     """
-    root = _root(run, images)
-    names = _listed(root)
+    root, names = image_names(run, images)
     form = _form(run) if images is None else None
     if form is None:
         return Questions(root, names, None)

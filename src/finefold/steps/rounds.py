@@ -24,7 +24,6 @@ from finefold.errors import RunError, UsageError
 from finefold.metrics.calibration import Calibration, fit_temperature, fit_vector
 from finefold.metrics.pseudo import FoldLabels, FoldProbs, choose_labels
 from finefold.metrics.shift import saerens_prior
-from finefold.nn.engines import Choice
 from finefold.nn.features import PLAIN, Features, PrefixCache
 from finefold.nn.probe import Extra
 from finefold.recipe.loader import dump_recipe
@@ -34,7 +33,7 @@ from finefold.runs.folder import RunFolder, write_text
 from finefold.runs.provenance import provenance, text_hash
 from finefold.steps.asking import fold_probs, unreadable_samples
 from finefold.steps.boxes import find_boxes_for
-from finefold.steps.columns import sample_table
+from finefold.steps.columns import samples_of
 from finefold.steps.evaluate import selection_of
 from finefold.steps.extra import ExtraImages
 from finefold.steps.heads import fit_heads
@@ -105,10 +104,8 @@ def read_material(run: Run, recipe: Recipe, root: Path, names: Sequence[str], pr
     Raises:
         RunError: the run's images are not what they were, or no unlabelled image can be read.
     """
-    engine = run.manifest["engine"]
-    choice = Choice(engine["name"], engine["precision"], "as trained")
-    cache = PrefixCache(run.backbone, choice, round(recipe.image.max_megapixels * 1e6))
-    samples = SampleTable(sample_table(run), run.space, run.spec.root)
+    cache = run.prefix_cache()
+    samples = samples_of(run)
     with progress.stage("features", len(samples), "images") as advance:
         features = cache.compute(samples.ids, samples.paths, boxes=samples.boxes, advance=advance)
     if features.findings:

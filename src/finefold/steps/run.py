@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from finefold.nn.backbones import Backbone
+    from finefold.nn.engines import Choice
+    from finefold.nn.features import PrefixCache
     from finefold.recipe.training import View
     from finefold.steps.answers import Answers
     from finefold.steps.boxes import Finder
@@ -115,6 +117,29 @@ class Run:
         from finefold.nn.backbones import Backbone
 
         return replace(Backbone.read(self.folder.backbone), own=self.network)
+
+    @property
+    def choice(self) -> "Choice":
+        """The engine and precision that the frozen part was computed with."""
+        from finefold.nn.engines import Choice
+
+        engine = self.manifest["engine"]
+        return Choice(engine["name"], engine["precision"], "as trained")
+
+    @property
+    def max_pixels(self) -> int:
+        """Larger images are refused before they are decoded."""
+        return round(self.recipe.image.max_megapixels * 1e6)
+
+    def prefix_cache(self, backbone: "Backbone | None" = None) -> "PrefixCache":
+        """Rows of a backbone, the run's whole one by default, as the run was trained on them.
+
+        Raises:
+            RunError: the run is an ensemble, and no backbone is given.
+        """
+        from finefold.nn.features import PrefixCache
+
+        return PrefixCache(self.backbone if backbone is None else backbone, self.choice, self.max_pixels)
 
     def fold_weights(self, fold: int) -> Path | dict[str, Path]:
         """The file of a fold's model, or one for each attribute where each has its own."""

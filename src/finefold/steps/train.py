@@ -145,14 +145,9 @@ def _train_into(
     write_inputs(folder, data, samples, folds, chosen, cache.backbone)
     if boxes is not None and isinstance(boxes.source, BoxTable):
         write_parquet(boxes.source.frame, folder.boxes)
-    if teacher is None or chosen.is_probe_only:
-        about_teacher = {}
-    else:
-        about_teacher = _taught(folder, teacher, samples, folds, progress)
     predictions, about = train_folds(
-        folder, samples, folds, chosen, cache, hashes, fitted, progress, own=own, tell=tell
+        folder, samples, folds, chosen, cache, hashes, fitted, progress, own=own, teacher=teacher, tell=tell
     )
-    about |= about_teacher
     findings = (*features.findings, *misses)
     inherited = about.get("selection", ())
     scores = write_results(
@@ -173,6 +168,7 @@ def train_folds(
     progress: Progress,
     *,
     own: Own = NOTHING,
+    teacher: Run | None = None,
     extra: ExtraImages | None = None,
     tell: OnEvent = unheard,
 ) -> tuple[Predictions, dict[str, Any]]:
@@ -185,6 +181,7 @@ def train_folds(
         fitted: the heads.
         progress: told of the plan, the stages and every epoch.
         own: what the user brought from Python.
+        teacher: what each fold learns from besides labels, see `train`.
         extra: images that train besides.
         tell: told of every step and epoch.
     """
@@ -196,9 +193,10 @@ def train_folds(
     training = replace(planned(folder, recipe, samples, split, cache, head, progress, own, extra), hashes=hashes)
     for line in plan_lines(training.plan):
         progress.say(line)
+    about_teacher = {} if teacher is None else _taught(folder, teacher, samples, split, progress)
     tuned = tune(training, _start_heads(fitted, recipe, own, progress), progress, tell=tell)
     write_histories(folder, recipe, samples, num_folds=split.num_folds)
-    return tuned.predictions, {**_about_plan(training.plan), **tuned.to_dict()}
+    return tuned.predictions, {**_about_plan(training.plan), **about_teacher, **tuned.to_dict()}
 
 
 def _taught(folder: RunFolder, teacher: Run, samples: SampleTable, split: Split, progress: Progress) -> dict[str, Any]:

@@ -1,20 +1,17 @@
 """One frozen forward, several engines: torch, OpenVINO, ONNX Runtime.
 
 An engine takes uint8 [B, H, W, 3] and gives float32 [B, D], or the maps where the backbone is cut.
-`streams` calls may run side by side, and together they use every processor: convolutions on one thread
-each, two images at a time, waste less than two threads on one image (measured on 2 cores with Lite0 in
-bf16: 308 against 266 images/s).
+`streams` calls may run side by side, and together they use every processor.
 """
 
 import hashlib
 import json
 import os
-import sys
 import threading
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,6 +23,7 @@ from finefold.data.machine import num_threads, processor_name, versions
 from finefold.errors import EngineError
 from finefold.nn.backbones import POOLED, Backbone
 from finefold.nn.devices import has_bf16, set_threads
+from finefold.nn.exported import RUNNERS, export_onnx
 
 BATCH = 16
 Images = NDArray[np.uint8]
@@ -70,65 +68,21 @@ class TorchEngine:
         return features_BD.float().numpy()
 
 
-class OpenVinoEngine:
-    """OpenVINO on the CPU: a stream, and so a thread, per processor."""
+class ExportedEngine:
+    """The backbone as ONNX, on a runner."""
 
-    name = "openvino"
-
-    def __init__(self, backbone: Backbone, precision: str) -> None:
-        # importing openvino's model converter reports to its makers unless this module is not to be had
-        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-        import openvino
-
-        self.precision = precision
-        self.streams = set_threads()
-        core = openvino.Core()
-        settings = {
-            "PERFORMANCE_HINT": "THROUGHPUT",
-            "NUM_STREAMS": str(self.streams),
-            "INFERENCE_NUM_THREADS": str(self.streams),
-            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
-        }
-        self._compiled = core.compile_model(core.read_model(exported_model(backbone)), "CPU", settings)
-        self._local = threading.local()
-        # two threads that first hand over arrays at the same moment can wait for each other for ever: be the first here
-        openvino.Tensor(np.zeros(1, np.float32))
+    def __init__(self, name: str, backbone: Backbone, precision: str) -> None:
+        self.name, self.precision = name, precision
+        self._run = RUNNERS[name](partial(exported_model, backbone), precision)
+        self.streams = self._run.streams
 
     def __call__(self, images_BHWC: Images) -> Features:
-        if not hasattr(self._local, "request"):
-            self._local.request = self._compiled.create_infer_request()
-        request = self._local.request
-        request.infer({0: images_BHWC}, share_inputs=True)
-        return np.array(request.get_output_tensor(0).data, np.float32)
-
-
-class OnnxRuntimeEngine:
-    """ONNX Runtime on the CPU: as many calls side by side as processors, one thread each."""
-
-    name = "onnxruntime"
-
-    def __init__(self, backbone: Backbone, precision: str) -> None:
-        if precision != "fp32":
-            raise EngineError(f"onnxruntime has no {precision} on the CPU", 'set model.precision = "fp32"')
-        import onnxruntime
-
-        self.precision = precision
-        self.streams = set_threads()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(
-            exported_model(backbone), options, providers=["CPUExecutionProvider"]
-        )
-
-    def __call__(self, images_BHWC: Images) -> Features:
-        return np.asarray(self._session.run(None, {"images": images_BHWC})[0], np.float32)
+        return self._run(images_BHWC)
 
 
 ENGINES: dict[str, Callable[[Backbone, str], Engine]] = {
     "torch": TorchEngine,
-    "openvino": OpenVinoEngine,
-    "onnxruntime": OnnxRuntimeEngine,
+    **{name: partial(ExportedEngine, name) for name in RUNNERS},
 }
 
 
@@ -167,23 +121,10 @@ def exported_model(backbone: Backbone) -> str:
     unfinished = folder / f".model.{os.getpid()}.onnx"
     size = (BATCH, backbone.preprocessing.height_px, backbone.preprocessing.width_px, 3)
     try:
-        with warnings.catch_warnings(), torch.inference_mode():
-            warnings.simplefilter("ignore")  # the TorchScript exporter is deprecated, and 7x faster than its successor
-            torch.onnx.export(
-                backbone.build(),
-                (torch.zeros(size, dtype=torch.uint8),),
-                str(unfinished),
-                dynamo=False,
-                input_names=["images"],
-                output_names=["features"],
-                dynamic_axes={"images": {0: "batch"}, "features": {0: "batch"}},
-            )
-    except Exception as reason:
+        export_onnx(backbone.build(), torch.zeros(size, dtype=torch.uint8), unfinished, name=backbone.name)
+    except EngineError:
         unfinished.unlink(missing_ok=True)
-        message = (str(reason).splitlines() or [type(reason).__name__])[0][:200]
-        raise EngineError(
-            f"{backbone.name} cannot be exported to ONNX: {message}", 'set model.engine = "torch"'
-        ) from reason
+        raise
     unfinished.replace(file)
     return str(file)
 

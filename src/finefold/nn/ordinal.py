@@ -45,7 +45,9 @@ class OrdinalLinear(nn.Module):
         """[B, D] -> [B, C] log-probabilities, which softmax leaves as they are."""
         distances_BT = self.thresholds - self.score(features_BD).float()
         below_BT, above_BT = F.logsigmoid(distances_BT), F.logsigmoid(-distances_BT)
-        # sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)), in logarithms
-        gaps = torch.log(-torch.expm1(-distances_BT.diff(dim=1)))
+        # sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)), in logarithms; 1 - exp(-x) is written as
+        # 2 t / (1 + t) with t = tanh(x / 2), which keeps small x and, unlike expm1, is to be had in ONNX
+        halves_BT = torch.tanh((distances_BT[:, 1:] - distances_BT[:, :-1]) / 2)
+        gaps = torch.log(2 * halves_BT / (1 + halves_BT))
         between = below_BT[:, 1:] + above_BT[:, :-1] + gaps
         return torch.cat([below_BT[:, :1], between, above_BT[:, -1:]], dim=1)

@@ -70,12 +70,14 @@ class Asked:
         weights = [run.fold_weights(fold) for fold in range(run.num_folds)] if weights is None else weights
         model = FoldEnsemble.read(run.backbone, weights, run.space, views=views)
         samples = samples_of(run)
+        model = model.exported(run.choice, len(samples) * len(views) // run.num_folds, progress.say)
         folds_N = read_split(run.folder.split).folds_for(samples.ids)
         return cls(run, model, samples, folds_N, _rows(run, model, samples.images, progress))
 
     def with_folds(self, folds: Sequence[Fold]) -> "Asked":
         """The same samples, asked of other models on the same prefix."""
         model = FoldEnsemble(self.model.backbone, tuple(folds), self.model.space, self.model.views)
+        model = model.exported(self.run.choice, len(self.samples) * len(model.views) // len(folds))
         return Asked(self.run, model, self.samples, self.folds_N, self.rows)
 
     def probs(
@@ -108,6 +110,7 @@ def fold_probs(run: Run, images: ImageSet, views: Sequence[View], progress: Prog
     """
     weights = [run.fold_weights(fold) for fold in range(run.num_folds)]
     model = FoldEnsemble.read(run.backbone, weights, run.space, views=views)
+    model = model.exported(run.choice, len(images) * len(views), progress.say)
     rows = _rows(run, model, images, progress)
     said_FVUK = np.empty((len(weights), len(views), len(images), run.space.num_classes))
     with progress.stage("labelling", len(images) * len(views), "images") as advance:

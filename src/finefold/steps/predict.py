@@ -35,7 +35,7 @@ from finefold.steps.effort import ALL, Effort, check_effort
 from finefold.steps.members import combined
 from finefold.steps.pooling import Pooling, check_pooling
 from finefold.steps.probabilities import stream_of
-from finefold.steps.progress import SILENT, Progress
+from finefold.steps.progress import SILENT, Lines, Progress
 from finefold.steps.questions import Questions, Under, read_images, read_questions
 from finefold.steps.run import Run
 
@@ -250,7 +250,7 @@ def _stream(run: Run, asked: Questions, start: int, progress: Progress, effort: 
     if run.is_ensemble:
         with progress.stage("predicting", len(names) - start, "images") as advance:
             members = run.members()
-            streams = [_stream(member, asked, start, SILENT, effort) for member in members]
+            streams = [_stream(member, asked, start, Lines(progress), effort) for member in members]
             yield from combined(run, members, streams, start, advance)
         return
     with progress.stage("predicting", len(names) - start, "images") as advance:
@@ -263,6 +263,7 @@ def _stream(run: Run, asked: Questions, start: int, progress: Progress, effort: 
             boxes=asked.boxes,
             start=start,
             advance=advance,
+            report=progress.say,
         )
 
 

@@ -21,6 +21,7 @@ def stream_of(
     start: int = 0,
     is_fresh: bool = False,
     advance: Callable[[int], None] = lambda _: None,
+    report: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Part]:
     """What a run that was trained answers, some images at a time: the one way from files to probabilities.
 
@@ -33,9 +34,11 @@ def stream_of(
         start: the first image that is wanted.
         is_fresh: read and decode the files whatever the cache holds.
         advance: told how many images are done since.
+        report: told what runs slower than it should, and why.
     """
     weights = [run.fold_weights(fold) for fold in folds]
     model = FoldEnsemble.read(run.backbone, weights, run.space, views=views)
+    model = model.exported(run.choice, len(names) * len(views), report)
     yield from stream_probs(
         model,
         names,

@@ -29,3 +29,18 @@ class Silent:
 
 
 SILENT = Silent()
+
+
+class Lines(Silent):
+    """Another's lines without stages: for what runs inside a stage.
+
+    Args:
+        of: who is told the lines.
+    """
+
+    def __init__(self, of: Progress) -> None:
+        self._of = of
+
+    def say(self, line: str) -> None:
+        """Passes the line on."""
+        self._of.say(line)

@@ -50,6 +50,17 @@ def test_json_has_run_seconds_and_scores(data, capsys):
     assert told["seconds"] > 0
 
 
+@pytest.mark.parametrize(("verb", "out"), [("train", "run"), ("show", "sheet.png")])
+def test_a_centre_that_cuts_nothing_is_told(verb, out, data, capsys):
+    """A centre as large as every image is a line; one that cuts something is none."""
+    told = "image.centre = [64, 80] cuts nothing: the images are at most 64 px high and 64 px wide (48 looked at)"
+    for number, centre in enumerate(([64, 80], [64, 63])):
+        place = data.parent / f"{number}-{out}"
+        assert main([verb, str(data), "--out", str(place), "--set", f"image.centre={centre}", *QUICK]) == 0
+        said = capsys.readouterr().err
+        assert (told in said, "cuts nothing" in said) == ((True, True) if number == 0 else (False, False))
+
+
 def test_what_is_set_lands_in_the_run(data, capsys):
     """--set changes the recipe that is written into the run."""
     arguments = ["--set", "seed=7", "--set", "scores.resamples=200", *QUICK]

@@ -14,7 +14,7 @@ from finefold.data.boxes import BoxTable, Edges, box_within, read_boxes
 from finefold.data.findings import Finding
 from finefold.data.images import decode_image, image_size
 from finefold.data.machine import num_threads
-from finefold.data.preprocessing import Box
+from finefold.data.preprocessing import Box, Preprocessing
 from finefold.data.samples import SampleTable
 from finefold.data.split_checks import counted
 from finefold.errors import DataError, ImageError, UsageError
@@ -28,6 +28,7 @@ Findings = tuple[Finding, ...]
 
 MISSING = "box-missing"
 IMAGES_AT_ONCE = 4096  # that threads are given; a million would wait in 1 GB
+NUM_MEASURED = 64  # images, about, whose size is compared with the centre that is kept
 UNREADABLE: Box = (0, 0, 1, 1)  # that there is no image is told where it is decoded, not that there is no box
 
 
@@ -140,6 +141,28 @@ def with_boxes(samples: SampleTable, boxes: Boxes | None, progress: Progress) ->
     if missing:
         progress.say(told(missing, len(samples)))
     return samples.with_boxes(found), finding(missing)
+
+
+def tell_idle_centre(samples: SampleTable, preprocessing: Preprocessing, progress: Progress) -> None:
+    """A line where the centre that is to be kept is larger than the images, so that nothing is cut."""
+    if preprocessing.centre is None or samples.boxes is not None:
+        return
+    height, width = preprocessing.centre
+    step = max(1, len(samples) // NUM_MEASURED)
+    sizes = [size for path in samples.paths[::step] if (size := _size_or_none(path)) is not None]
+    if sizes and all(size[0] <= height and size[1] <= width for size in sizes):
+        tallest, widest = (max(lengths) for lengths in zip(*sizes, strict=True))
+        progress.say(
+            f"image.centre = [{height}, {width}] cuts nothing: the images are at most {tallest} px high and {widest} "
+            f"px wide ({len(sizes):,} looked at)"
+        )
+
+
+def _size_or_none(path: Path) -> tuple[int, int] | None:
+    try:
+        return image_size(path.read_bytes())
+    except (OSError, ImageError):
+        return None
 
 
 def find_boxes_for(

@@ -21,7 +21,7 @@ from finefold.nn.features import row_hash
 from finefold.nn.transforms import PRESETS, Augment, Evaluate, apply_view, make_augment, strengths_for
 from finefold.recipe.schema import Recipe
 from finefold.runs.provenance import text_hash
-from finefold.steps.boxes import Boxes, Finder, boxes_of
+from finefold.steps.boxes import Boxes, Finder, boxes_of, tell_idle_centre
 from finefold.steps.progress import SILENT, Progress
 from finefold.steps.reading import Data
 from finefold.steps.train import backbone_of
@@ -92,6 +92,8 @@ def show(
     framing = boxes_of(recipe, boxes)
     with progress.stage("model", 0, ""):
         preprocessing = backbone_of(recipe).preprocessing
+    if framing is None:
+        tell_idle_centre(data.samples, preprocessing, progress)
     augment = make_augment(recipe.augment, preprocessing, data.space.class_names)
     with progress.stage("drawing", rows, "samples") as advance:
         drawn: dict[str, _Row] = {}

@@ -26,7 +26,7 @@ from finefold.recipe.loader import dump_recipe, load_recipe
 from finefold.recipe.schema import Recipe
 from finefold.runs.folder import RunFolder
 from finefold.runs.provenance import provenance, text_hash
-from finefold.steps.boxes import Boxes, boxes_of, with_boxes
+from finefold.steps.boxes import Boxes, boxes_of, tell_idle_centre, with_boxes
 from finefold.steps.choosing import Chosen, choose
 from finefold.steps.evaluate import selection_of
 from finefold.steps.extra import ExtraImages
@@ -122,6 +122,7 @@ def _train_into(
     """All of a run but its manifest, and what that keeps of how it was made."""
     framed, misses = with_boxes(data.samples, boxes, progress)
     cache = prefix_cache(chosen, progress, own)
+    tell_idle_centre(framed, cache.backbone.preprocessing, progress)
     with progress.stage("features", len(framed), "images") as advance:
         features = cache.compute(framed.ids, framed.paths, boxes=framed.boxes, advance=advance)
     samples = without_unreadable(framed, list(features.findings))

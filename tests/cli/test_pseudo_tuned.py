@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -16,7 +17,10 @@ import pytest
 import finefold as ff
 from finefold.cli.main import main
 from finefold.data.imageset import ImageSet
+from finefold.errors import RunError
+from finefold.nn.features import PrefixCache
 from finefold.nn.weights import read_header, read_state, write_weights
+from finefold.recipe.loader import load_recipe
 from finefold.runs.folder import RunFolder, read_lines
 from finefold.steps import pseudo as step
 from finefold.steps.asking import fold_probs
@@ -107,6 +111,25 @@ def test_labels_of_a_fold_are_its_own_models(tuned_runs, unlabelled, tmp_path):
     after = fold_probs(ff.open_run(tmp_path / "other"), images, ("plain", "hflip"))
     np.testing.assert_array_equal(after[1].views_VUK, before[1].views_VUK)
     assert not np.allclose(after[0].views_VUK, before[0].views_VUK)
+
+
+def test_labelling_keeps_to_the_budget_of_the_cache(tuned_runs, unlabelled, monkeypatch):
+    """Rows of unlabelled images that cache.budget_gb has no room for pass the cache by, and the labels are the same."""
+    images = ImageSet(["discs", "squares"], [unlabelled / "01.png", unlabelled / "02.png"])
+    run = ff.open_run(tuned_runs / "second")
+    kept: list[int] = []
+    before = PrefixCache.fill
+    monkeypatch.setattr(PrefixCache, "fill", lambda *facts, **more: (kept.append(1), before(*facts, **more))[1])
+    small = replace(run, recipe=load_recipe(str(run.folder.recipe), ["cache.budget_gb=0.000001"]))
+    passed = fold_probs(small, images, ("plain", "hflip"))
+    assert not kept
+    cached = fold_probs(run, images, ("plain", "hflip"))
+    assert kept
+    for one, other in zip(passed, cached, strict=True):
+        np.testing.assert_allclose(one.views_VUK, other.views_VUK, atol=1e-5)
+    broken = ImageSet(["broken"], [unlabelled / "broken.png"])
+    with pytest.raises(RunError, match=r"^1 image without labels cannot be read any more, e\.g\. `broken`"):
+        fold_probs(small, broken, ("plain",))
 
 
 HEADS = """

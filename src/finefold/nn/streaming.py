@@ -80,15 +80,23 @@ def stream_probs(
         advance: told how many images are done since.
     """
     cache = PrefixCache(model.backbone, choice, max_pixels)
-    is_kept = (
-        not is_fresh
-        and model.backbone.cut != IMAGES
-        and len(ids) <= CACHED_IMAGES
-        and len(ids) * len(model.views) * cache.row_bytes <= CACHED_BYTES
-    )
+    is_kept = not is_fresh and model.backbone.cut != IMAGES and are_kept(model, cache, len(ids))
     images = ImageSet(ids, paths, boxes)
     for part in (_kept if is_kept else _passing)(model, cache, images, start, advance):
         yield replace(part, probs_BK=np.where(np.isfinite(part.probs_BK), part.probs_BK, fallback_K))
+
+
+def are_kept(model: FoldEnsemble, cache: PrefixCache, num_images: int, most_bytes: float = CACHED_BYTES) -> bool:
+    """Whether rows of so many images go through the cache, or pass it by.
+
+    Args:
+        model: whose views are asked for.
+        cache: of its prefix.
+        num_images: that are asked about.
+        most_bytes: that may be kept of them.
+    """
+    num_bytes = num_images * len(model.views) * cache.row_bytes
+    return num_images <= CACHED_IMAGES and num_bytes <= min(CACHED_BYTES, most_bytes)
 
 
 def _kept(model: FoldEnsemble, cache: PrefixCache, images: ImageSet, start: int, advance: Progress) -> Iterator[Part]:
@@ -122,35 +130,53 @@ def stream_uncached(
 
 
 @dataclass(frozen=True)
-class _Batch:
-    """What a thread made of a few images: each view's rows of those that are readable."""
+class Batch:
+    """What threads made of a few images: each view's rows of those that are readable.
+
+    Args:
+        rows: empty where none is.
+        is_readable_B: for each image.
+        findings: one for every unreadable image.
+    """
 
     rows: dict[View, NDArray[Any]]
     is_readable_B: NDArray[np.bool_]
     findings: tuple[Finding, ...]
+
+    @classmethod
+    def joined(cls, batches: Sequence["Batch"]) -> "Batch":
+        """Several, one behind the other."""
+        whole = [batch for batch in batches if batch.rows]
+        rows = {view: np.concatenate([batch.rows[view] for batch in whole]) for view in whole[0].rows} if whole else {}
+        is_readable_B = np.concatenate([batch.is_readable_B for batch in batches])
+        return cls(rows, is_readable_B, tuple(finding for batch in batches for finding in batch.findings))
+
+
+def stream_rows(model: FoldEnsemble, cache: PrefixCache, images: ImageSet, start: int = 0) -> Iterator[Batch]:
+    """Rows of the prefix under the model's views, by the cache, in order from `start` on."""
+
+    def load(first: int) -> Batch:
+        return _load(model, cache, images.part(first, BATCH))
+
+    for batches in _chunks(_in_order(load, range(start, len(images), BATCH)), BATCHES_AT_ONCE):
+        yield Batch.joined(batches)
 
 
 def _passing(
     model: FoldEnsemble, cache: PrefixCache, images: ImageSet, start: int, advance: Progress
 ) -> Iterator[Part]:
     """By the prefix cache; NaN for an unreadable image."""
-
-    def load(first: int) -> _Batch:
-        return _load(model, cache, images.part(first, BATCH))
-
     first = start
-    for batches in _chunks(_in_order(load, range(start, len(images), BATCH)), BATCHES_AT_ONCE):
-        is_readable_B = np.concatenate([batch.is_readable_B for batch in batches])
-        probs_BK = np.full((len(is_readable_B), model.space.num_classes), np.nan)
-        if is_readable_B.any():
-            rows = {view: np.concatenate([one.rows[view] for one in batches if one.rows]) for view in model.views}
-            probs_BK[is_readable_B] = model.mean_over_views(rows)
-        yield Part(first, probs_BK, tuple(finding for batch in batches for finding in batch.findings))
-        first += len(is_readable_B)
-        advance(len(is_readable_B))
+    for batch in stream_rows(model, cache, images, start):
+        probs_BK = np.full((len(batch.is_readable_B), model.space.num_classes), np.nan)
+        if batch.rows:
+            probs_BK[batch.is_readable_B] = model.mean_over_views(batch.rows)
+        yield Part(first, probs_BK, batch.findings)
+        first += len(probs_BK)
+        advance(len(probs_BK))
 
 
-def _load(model: FoldEnsemble, cache: PrefixCache, images: ImageSet) -> _Batch:
+def _load(model: FoldEnsemble, cache: PrefixCache, images: ImageSet) -> Batch:
     inputs: list[NDArray[np.uint8]] = []
     is_readable_B = np.zeros(len(images), bool)
     findings: list[Finding] = []
@@ -168,15 +194,15 @@ def _load(model: FoldEnsemble, cache: PrefixCache, images: ImageSet) -> _Batch:
     for view in model.views if inputs else ():
         seen_BHWC = apply_view(np.stack(inputs), view)
         rows[view] = seen_BHWC if model.backbone.cut == IMAGES else cache.forward(seen_BHWC)
-    return _Batch(rows, is_readable_B, tuple(findings))
+    return Batch(rows, is_readable_B, tuple(findings))
 
 
-def _in_order(work: Callable[[int], _Batch], tasks: Sequence[int]) -> Iterator[_Batch]:
+def _in_order(work: Callable[[int], Batch], tasks: Sequence[int]) -> Iterator[Batch]:
     """The work of threads in the tasks' order, at most a few tasks ahead of what was taken."""
     threads = num_threads()
     cv2.setNumThreads(1)  # the workers are the threads
     with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[Future[_Batch]] = deque()
+        waiting: deque[Future[Batch]] = deque()
         try:
             for task in tasks:
                 waiting.append(pool.submit(work, task))
@@ -189,9 +215,9 @@ def _in_order(work: Callable[[int], _Batch], tasks: Sequence[int]) -> Iterator[_
             raise
 
 
-def _chunks(batches: Iterator[_Batch], size: int) -> Iterator[list[_Batch]]:
+def _chunks(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
     """Lists of so many batches; the last may be shorter."""
-    chunk: list[_Batch] = []
+    chunk: list[Batch] = []
     for batch in batches:
         chunk.append(batch)
         if len(chunk) == size:

@@ -6,6 +6,7 @@ Shapes: N samples, n of them, U other images, F folds, V views, K joint classes.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,22 @@ from numpy.typing import NDArray
 
 from finefold.data.imageset import ImageSet
 from finefold.data.samples import SampleTable
+from finefold.data.split_checks import counted
 from finefold.data.splits import read_split
 from finefold.errors import RunError
 from finefold.metrics.pseudo import FoldProbs
 from finefold.nn.backbones import IMAGES
 from finefold.nn.infer import Fold, FoldEnsemble
 from finefold.nn.loaders import CachedRows, ImageRows, Rows
+from finefold.nn.streaming import Batch, are_kept, stream_rows
 from finefold.recipe.training import View
+from finefold.steps.budget import Budget
 from finefold.steps.columns import samples_of
 from finefold.steps.progress import SILENT, Progress
 from finefold.steps.run import Run
 
 ROWS_AT_ONCE = 1024
+TRAINED, UNLABELLED = "that the run was trained on", "without labels"
 NUMBERS_AT_ONCE = 2e8  # of maps; so many rows fit
 
 
@@ -111,16 +116,40 @@ def fold_probs(run: Run, images: ImageSet, views: Sequence[View], progress: Prog
     weights = [run.fold_weights(fold) for fold in range(run.num_folds)]
     model = FoldEnsemble.read(run.backbone, weights, run.space, views=views)
     model = model.exported(run.choice, len(images) * len(views), progress.say)
-    rows = _rows(run, model, images, progress)
     said_FVUK = np.empty((len(weights), len(views), len(images), run.space.num_classes))
+    parts = _rows_by_part(run, model, images, progress)
     with progress.stage("labelling", len(images) * len(views), "images") as advance:
-        for number, view in enumerate(views):
-            for part in _parts(np.arange(len(images)), model):
-                rows_B = rows.read(part, view)  # once for all folds
+        for places, rows_of in parts:
+            for number, view in enumerate(views):
+                rows_B = rows_of(view)  # once for all folds
                 for fold, one in enumerate(model.folds):
-                    said_FVUK[fold, number, part] = one.probs(rows_B, run.space)
-                advance(len(part))
+                    said_FVUK[fold, number, places] = one.probs(rows_B, run.space)
+                advance(len(places))
     return tuple(FoldProbs(fold, said_VUK) for fold, said_VUK in enumerate(said_FVUK))
+
+
+RowsOf = Callable[[View], NDArray[Any]]
+
+
+def _rows_by_part(
+    run: Run, model: FoldEnsemble, images: ImageSet, progress: Progress
+) -> Iterator[tuple[NDArray[np.int64], RowsOf]]:
+    """Places of some images and their rows of the prefix, through the cache if they fit into its budget."""
+    cache = run.prefix_cache(model.backbone)
+    most_bytes = Budget.of(run.recipe, len(images)).num_bytes
+    if model.backbone.cut == IMAGES or are_kept(model, cache, len(images), most_bytes):
+        rows = _rows(run, model, images, progress, UNLABELLED)
+        return ((part, partial(rows.read, part)) for part in _parts(np.arange(len(images)), model))
+    return _streamed(stream_rows(model, cache, images))
+
+
+def _streamed(batches: Iterator[Batch]) -> Iterator[tuple[NDArray[np.int64], RowsOf]]:
+    first = 0
+    for batch in batches:
+        if batch.findings:
+            raise unreadable(batch.findings, UNLABELLED)
+        yield np.arange(first, first + len(batch.is_readable_B)), batch.rows.__getitem__
+        first += len(batch.is_readable_B)
 
 
 def _parts(places: NDArray[np.int64], model: FoldEnsemble) -> Iterator[NDArray[np.int64]]:
@@ -130,20 +159,20 @@ def _parts(places: NDArray[np.int64], model: FoldEnsemble) -> Iterator[NDArray[n
         yield places[start : start + at_once]
 
 
-def _rows(run: Run, model: FoldEnsemble, images: ImageSet, progress: Progress) -> Rows:
+def _rows(run: Run, model: FoldEnsemble, images: ImageSet, progress: Progress, which: str = TRAINED) -> Rows:
     if model.backbone.cut == IMAGES:
         return ImageRows(images.paths, model.backbone.preprocessing, run.max_pixels, images.boxes)
     cache = run.prefix_cache(model.backbone)
     with progress.stage("prefix", len(images), "images") as advance:
         filled = cache.fill(images.ids, images.paths, boxes=images.boxes, views=model.views, advance=advance)
     if filled.findings:
-        raise unreadable_samples(filled.findings)
+        raise unreadable(filled.findings, which)
     return CachedRows({view: cache.open(view) for view in model.views}, filled.hashes)
 
 
-def unreadable_samples(findings: Sequence[Any]) -> RunError:
-    """The error of images that were there when the run was trained."""
+def unreadable(findings: Sequence[Any], which: str = TRAINED) -> RunError:
+    """The error of images that could be read before."""
     return RunError(
-        f"{len(findings)} images that the run was trained on cannot be read, e.g. `{findings[0].ids[0]}`",
+        f"{counted(len(findings), 'image')} {which} cannot be read any more, e.g. `{findings[0].ids[0]}`",
         "put them back where they were, or train the run again",
     )

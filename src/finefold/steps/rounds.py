@@ -31,7 +31,7 @@ from finefold.recipe.schema import Recipe
 from finefold.recipe.training import View
 from finefold.runs.folder import RunFolder, write_text
 from finefold.runs.provenance import provenance, text_hash
-from finefold.steps.asking import fold_probs, unreadable_samples
+from finefold.steps.asking import fold_probs, unreadable
 from finefold.steps.boxes import find_boxes_for
 from finefold.steps.columns import samples_of
 from finefold.steps.evaluate import selection_of
@@ -109,7 +109,7 @@ def read_material(run: Run, recipe: Recipe, root: Path, names: Sequence[str], pr
     with progress.stage("features", len(samples), "images") as advance:
         features = cache.compute(samples.ids, samples.paths, boxes=samples.boxes, advance=advance)
     if features.findings:
-        raise unreadable_samples(features.findings)
+        raise unreadable(features.findings)
     paths = [root.resolve() / name for name in names]
     boxes, _ = find_boxes_for(run, names, paths, root, None, progress)
     images = ImageSet(names, paths, boxes)

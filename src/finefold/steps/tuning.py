@@ -1,16 +1,13 @@
 """Training beyond the probe: the plan, the prefix of every phase computed once, and all folds side by side."""
 
-import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import polars as pl
 
-from finefold.data.cachedir import cache_root
 from finefold.data.predictions import Predictions, write_parquet
 from finefold.data.samples import SampleTable
 from finefold.data.splits import Split
@@ -18,12 +15,13 @@ from finefold.nn.backbones import IMAGES, POOLED, Backbone
 from finefold.nn.classifier import JointLogits
 from finefold.nn.cutting import Chain, CutPoint, find_cuts
 from finefold.nn.devices import has_compiler, training_device, training_precision
-from finefold.nn.features import DTYPE, PrefixCache
+from finefold.nn.features import PrefixCache
 from finefold.nn.freezing import FreezePlan, make_plan, plan_rows
 from finefold.nn.heads import JOINT, FoldHeads
 from finefold.recipe.schema import Recipe
 from finefold.runs.folder import RunFolder
 from finefold.scale.processes import Message, Workers
+from finefold.steps.budget import GIGABYTE, Budget
 from finefold.steps.expecting import MEASURED, Expected, Pace, expect, is_short, mean_pace
 from finefold.steps.extra import ExtraImages
 from finefold.steps.folds import do_job
@@ -31,35 +29,6 @@ from finefold.steps.own import NOTHING, Own
 from finefold.steps.progress import Progress
 from finefold.steps.tracking import OnEvent, unheard
 from finefold.steps.training import Training, copies_each, partners_named, phase_lengths, views_needed
-
-GIGABYTE = 1e9
-SHARE_OF_DISK = 0.25
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What cached prefixes may take on disk.
-
-    Args:
-        num_bytes: of rows.
-        num_rows: images times views, and copies.
-    """
-
-    num_bytes: float
-    num_rows: int
-
-    @classmethod
-    def of(cls, recipe: Recipe, num_samples: int, num_copies: int = 0) -> "Budget":
-        """The recipe's, or a quarter of what is free."""
-        root = cache_root()
-        root.mkdir(parents=True, exist_ok=True)
-        asked = recipe.cache.budget_gb
-        num_bytes = asked * GIGABYTE if asked else SHARE_OF_DISK * shutil.disk_usage(root).free
-        return cls(num_bytes, num_samples * len(views_needed(recipe)) + num_copies)
-
-    def needed(self, shape: Sequence[int]) -> float:
-        """Bytes of all rows of a shape."""
-        return float(np.prod(shape, dtype=np.int64)) * DTYPE.itemsize * self.num_rows
 
 
 def plan_phases(

@@ -115,7 +115,8 @@ class ExportedFold:
                 raise EngineError(f"{self._engine} answers otherwise than torch, by {apart:.3g}", "")
             self._runner = runner
         except (EngineError, ImportError, RuntimeError) as reason:
-            self._report(f"the folds' own parts run on torch, which is slower: {str(reason).splitlines()[0][:200]}")
+            said = str(reason).partition("\n")[0][:200]
+            self._report(f"the folds' own parts run on torch, which is slower: {said}")
 
     def _onnx(self) -> bytes:
         made = BytesIO()

@@ -22,6 +22,7 @@ def test_it_writes_beside_data_toml_and_shows_the_balance(data, capsys):
     said = capsys.readouterr()
     file = data.with_name("data.split.csv")
     assert f"wrote {file} (hash " in said.out
+    assert f"next: finefold train {data} --recipe probe --out runs/first" in said.out
     assert "samples per fold" in said.out
     assert "disc" in said.out
     table = pl.read_csv(file)

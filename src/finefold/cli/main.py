@@ -148,7 +148,8 @@ def split(
 
     with progress() as told:
         made = step(read_data(data), folds=folds, seed=seed, out=out, progress=told)
-    show.split(made, as_json=as_json)
+    given = "" if out is None else f" --split {made.file}"
+    show.split(made, f"finefold train {data}{given} --recipe probe --out runs/first", as_json=as_json)
 
 
 @app.command("show", epilog="Example: finefold show data.toml --set augment.preset=medium --out sheet.png")

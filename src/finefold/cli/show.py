@@ -88,8 +88,8 @@ def _count_rows(counts: dict[str, int]) -> list[tuple[str, str, str]]:
     return [(name, f"{count:,}", as_share(count / total)) for name, count in counts.items()]
 
 
-def split(made: "SplitMade", *, as_json: bool) -> None:
-    """After `finefold split`."""
+def split(made: "SplitMade", command: str, *, as_json: bool) -> None:
+    """After `finefold split`, and the command that comes next."""
     balance, names = made.balance, made.names
     if as_json:
         print_json(
@@ -110,7 +110,7 @@ def split(made: "SplitMade", *, as_json: bool) -> None:
     _fold_table(balance, names)
     for sentence in balance.unreached:
         say(f"not reached: {sentence}")
-    say(f"wrote {made.file} (hash {made.split.hash})")
+    say(f"wrote {made.file} (hash {made.split.hash})", "", f"next: {command}")
 
 
 def _fold_table(balance: "SplitBalance", names: Sequence[str]) -> None:

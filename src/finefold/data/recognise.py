@@ -72,9 +72,18 @@ def recognise(folder: Path) -> Layout:
             return layout
     raise DataError(
         f"no labels recognised in {folder}",
-        "looked for: a folder per class, a CSV or Parquet file naming images, the mask layout "
-        "(train/images/<id>_<gender>_<race>_<age>/), ELPV's labels.csv; or write data.toml by hand",
+        f"{_images_in_words(folder)}looked for: a folder per class, a CSV or Parquet file naming images, the mask "
+        "layout (train/images/<id>_<gender>_<race>_<age>/), ELPV's labels.csv; or write data.toml by hand",
     )
+
+
+def _images_in_words(folder: Path) -> str:
+    """What the lack of labels may come from: no images, or all of them in one folder."""
+    paths = list_images(folder).paths
+    homes = {str(Path(path).parent) for path in paths}
+    if not paths:
+        return "there is no image in it; "
+    return f"all images lie in one folder ({len(paths):,}), which is one class at most; " if len(homes) == 1 else ""
 
 
 def _mask_layout(folder: Path) -> Layout | None:

@@ -38,7 +38,7 @@ def validate(model: type[M], values: dict[str, Any], *, where: str, error: type[
 
 def _describe(model: type[BaseModel], problem: dict[str, Any]) -> str:
     keys = [str(key) for key in problem["loc"]]
-    place = ".".join(keys) or "(top)"
+    place = ".".join(keys)
     if problem["type"] == "extra_forbidden":
         known = _fields_at(model, keys[:-1])
         near = get_close_matches(keys[-1], known, n=1, cutoff=0.5)
@@ -52,6 +52,8 @@ def _describe(model: type[BaseModel], problem: dict[str, Any]) -> str:
     shown = f", got {got!r}" if isinstance(got, str | int | float | bool) else ""
     near = get_close_matches(str(got), _choices_at(model, keys), n=1) if isinstance(got, str) else []
     suggestion = f": did you mean `{near[0]}`?" if near else ""
+    if not place:  # of several keys together, which the message names
+        return message
     return f"`{place}`: {message[0].lower() + message[1:]}{shown}{suggestion}"
 
 

@@ -385,13 +385,19 @@ def test_another_labels_csv_is_not_elpv(tmp_path: Path, content: bytes) -> None:
 
 def test_nothing_recognised(tmp_path: Path) -> None:
     """An empty folder, loose images, or a single class: told what was looked for."""
-    for names in ([], ["a.jpg", "b.jpg"], ["cat/c.jpg"], ["cat/deep/d.jpg"]):
+    told = {
+        (): "there is no image in it; ",
+        ("a.jpg", "b.jpg"): "all images lie in one folder (2), which is one class at most; ",
+        ("cat/c.jpg",): "",
+        ("cat/deep/d.jpg",): "",
+    }
+    for names, why in told.items():
         touch(tmp_path, *names)
         with pytest.raises(DataError) as caught:
             recognise(tmp_path)
         assert caught.value.message == f"no labels recognised in {tmp_path}"
         assert caught.value.hint == (
-            "looked for: a folder per class, a CSV or Parquet file naming images, the mask layout "
+            f"{why}looked for: a folder per class, a CSV or Parquet file naming images, the mask layout "
             "(train/images/<id>_<gender>_<race>_<age>/), ELPV's labels.csv; or write data.toml by hand"
         )
 

@@ -2,7 +2,11 @@
 
 import json
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from finefold.cli.main import main
@@ -43,9 +47,48 @@ def test_every_way_is_shown_with_what_it_gives(unsure, capsys):
         "adjust = bias",
         "classwise ECE",
         "calibrate = temperature: temperature 0.",
-        "finefold predict unsure --set after.adjust=logit",
+        "calibrate = per_attribute raises macro F1 by more than chance",
+        f"to answer that way: finefold predict {unsure} --set after.calibrate=per_attribute",
     ):
         assert part in said.out
+
+
+def with_probs(run: Path, folder: Path, make: Callable[[Ledger], np.ndarray]) -> Path:
+    """A copy of a run with other probabilities in its ledger."""
+    shutil.copytree(run, folder)
+    ledger = open_run(folder).ledger()
+    probs_NK = make(ledger)
+    predictions = replace(ledger.predictions, probs_NK=probs_NK / probs_NK.sum(axis=1, keepdims=True))
+    replace(ledger, predictions=predictions).write(open_run(folder).folder.ledger)
+    return folder
+
+
+def test_what_raises_macro_f1_most_is_named(runs, tmp_path, capsys):
+    """Probabilities that favour one class far too much are mended, by the best way that pays; JSON names it too."""
+    folder = with_probs(
+        runs / "joint", tmp_path / "partial", lambda one: one.predictions.probs_NK * np.geomspace(1e4, 1, 18)
+    )
+    found = correct([folder])
+    best = found.best
+    assert best is not None
+    assert best.changes["macro_f1"].low > 0
+    assert best.scores["macro_f1"] == max(one.scores["macro_f1"] for one in found.tried if one.pays)
+    assert main(["correct", str(folder)]) == 0
+    assert f"{best.name} raises macro F1 by more than chance" in capsys.readouterr().out
+    assert main(["correct", str(folder), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["best"] == best.name
+    assert next(one["set"] for one in told["tried"] if one["name"] == best.name) == list(best.overrides)
+
+
+def test_nothing_raises_what_is_perfect(runs, tmp_path, capsys):
+    """A ledger without a mistake: it is said that no way pays, and how to answer with one all the same."""
+    folder = with_probs(runs / "joint", tmp_path / "perfect", lambda one: np.eye(18)[one.labels_N] + 1e-6)
+    assert correct([folder]).best is None
+    assert main(["correct", str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert "none of them raises macro F1 by more than chance" in said
+    assert f"with one of them all the same: finefold predict {folder} --set after.calibrate=temperature" in said
 
 
 def test_a_model_that_is_too_unsure_is_mended(runs, unsure, capsys):

@@ -35,7 +35,7 @@ def correct(
     from finefold.cli import show_correct
     from finefold.steps.correct import correct as step
 
-    show_correct.corrected(step(runs, overrides=override or []), as_json=as_json)
+    show_correct.corrected(step(runs, overrides=override or []), runs[0], as_json=as_json)
 
 
 def ensemble(

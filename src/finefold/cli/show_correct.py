@@ -1,6 +1,7 @@
 """What `finefold correct` prints, and what `finefold predict` says of its corrections."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finefold.cli.printing import as_share, print_json, say, table
@@ -12,8 +13,8 @@ if TYPE_CHECKING:
 JOINT = "joint"
 
 
-def corrected(found: "Corrections", *, as_json: bool) -> None:
-    """Every way with what it gives, and how calibrated it is."""
+def corrected(found: "Corrections", path: Path, *, as_json: bool) -> None:
+    """Every way with what it gives, how calibrated it is, and the command that answers so; `path` is the run's."""
     if as_json:
         print_json(found.to_dict())
         return
@@ -34,7 +35,11 @@ def corrected(found: "Corrections", *, as_json: bool) -> None:
     for one in found.tried:
         if one.about:
             say(f"{one.name}: {one.about}")
-    say("", f"to answer that way: finefold predict {found.run} --set after.adjust=logit")
+    best, first = found.best, found.tried[1]
+    raises = "none of them raises" if best is None else f"{best.name} raises"
+    so = "with one of them all the same" if best is None else "that way"
+    settings = " ".join(f"--set {setting}" for setting in (best or first).overrides)
+    say("", f"{raises} macro F1 by more than chance", f"to answer {so}: finefold predict {path} {settings}")
 
 
 def adapted(told: Mapping[str, Any]) -> None:

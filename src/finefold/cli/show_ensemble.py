@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from finefold.cli.printing import print_json, say, table, warn
 from finefold.cli.show import interval_of
+from finefold.data.split_checks import counted
 
 if TYPE_CHECKING:
     from finefold.steps.ensemble import Ensemble
@@ -138,7 +139,7 @@ def board(found: "Board", *, as_json: bool) -> None:
     ]
     splits = ("split",) if found.num_splits > 1 else ()
     columns = ("run", f"{label}, 95 % interval", "minutes", "written (UTC)", *splits, "what its recipe says otherwise")
-    table(f"{len(rows)} runs by {label}", columns, rows)
+    table(f"{counted(len(rows), 'run')} by {label}", columns, rows)
     if found.num_splits > 1:
         warn(f"{found.num_splits} different splits: only runs of one split can be compared")
     for name in found.unfinished:

@@ -32,6 +32,7 @@ class Tried:
         scores: score -> value, every fold corrected by what the others gave.
         changes: score -> difference to doing nothing.
         calibration: `ece`, `classwise_ece`, `brier`.
+        overrides: with which `predict` answers that way; empty for doing nothing, and for a run.
     """
 
     name: str
@@ -39,6 +40,13 @@ class Tried:
     scores: dict[str, float]
     changes: dict[str, Difference | None]
     calibration: dict[str, Score]
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def pays(self) -> bool:
+        """Whether `predict` can answer that way, and macro F1 rises by more than chance."""
+        change = self.changes["macro_f1"]
+        return bool(self.overrides) and change is not None and change.low > 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -48,6 +56,7 @@ class Tried:
             **self.scores,
             "changes": {score: one and one.to_dict() for score, one in self.changes.items()},
             **{name: score.to_dict() for name, score in self.calibration.items()},
+            "set": list(self.overrides),
         }
 
 
@@ -66,6 +75,11 @@ class Corrections:
     num_groups: int
     tried: tuple[Tried, ...]
 
+    @property
+    def best(self) -> Tried | None:
+        """The way that raises macro F1 most; None where none does by more than chance."""
+        return max((one for one in self.tried if one.pays), key=lambda one: one.scores["macro_f1"], default=None)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, as `--json` prints them."""
         return {
@@ -73,6 +87,7 @@ class Corrections:
             "n": self.num_samples,
             "num_groups": self.num_groups,
             "tried": [one.to_dict() for one in self.tried],
+            "best": None if self.best is None else self.best.name,
         }
 
 
@@ -103,7 +118,7 @@ def correct(runs: Sequence[Run | str | Path], *, overrides: Sequence[str] = ()) 
 
     nothing = drawn(ledger.predictions.probs_NK)
 
-    def judged(name: str, about: str, probs_NK: FloatArray) -> Tried:
+    def judged(name: str, about: str, probs_NK: FloatArray, *settings: str) -> Tried:
         found = drawn(probs_NK)
         return Tried(
             name,
@@ -111,6 +126,7 @@ def correct(runs: Sequence[Run | str | Path], *, overrides: Sequence[str] = ()) 
             {score: found.values[score] for score in SCORES},
             {score: found.less(nothing, score) for score in SCORES},
             calibration_scores(probs_NK, ledger.labels_N, groups_N, resamples=resamples),
+            settings,
         )
 
     tried = [judged("none", "", ledger.predictions.probs_NK)]
@@ -124,7 +140,8 @@ def correct(runs: Sequence[Run | str | Path], *, overrides: Sequence[str] = ()) 
             shares_K=run.train_shares_K,
             codes=codes,
         )
-        tried.append(judged(name, fit_after(ledger, after, run.train_shares_K, run.space).say(), probs_NK))
+        about = fit_after(ledger, after, run.train_shares_K, run.space).say()
+        tried.append(judged(name, about, probs_NK, *_settings(after)))
     others = zip(names[1:], ledgers[1:], strict=True)
     tried += [judged(f"run {name}", "", other.predictions.probs_NK) for name, other in others]
     return Corrections(names[0], len(ledger.labels_N), len(set(ledger.groups)), tuple(tried))
@@ -140,3 +157,9 @@ def _ways(calibrate: Any, num_attributes: int) -> dict[str, AfterRecipe]:
         f"adjust = bias{on_top}": AfterRecipe(calibrate=calibrate, adjust="bias"),
     }
     return calibrations | adjustments
+
+
+def _settings(after: AfterRecipe) -> list[str]:
+    """What `predict --set` takes to answer that way."""
+    chosen = {"calibrate": after.calibrate, "adjust": after.adjust}
+    return [f"after.{key}={value}" for key, value in chosen.items() if value != "none"]

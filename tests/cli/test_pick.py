@@ -41,9 +41,7 @@ def test_the_table_has_every_way(few, capsys):
 
 def test_what_is_taken_keeps_within_the_budget(few, capsys, monkeypatch):
     """--budget-ms takes the best that costs no more, --best the best of all, of equal scores that of most folds."""
-    monkeypatch.setattr(
-        step, "times_of", lambda _run, efforts, *_: [10.0 if one.folds == 1 else 20.0 for one in efforts]
-    )
+    monkeypatch.setattr(step, "times_of", lambda asked, *_: [10.0 if one.folds == 1 else 20.0 for _run, one in asked])
     assert main(["pick", *few, "--best", "--by", "log_loss", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     taken = told["ways"][told["taken"]]

@@ -5,7 +5,7 @@ Shapes: N samples, K joint classes.
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,7 @@ from finefold.data.preprocessing import Box
 from finefold.errors import RunError, UsageError
 from finefold.metrics.intervals import Score
 from finefold.metrics.paired import LOWER_IS_BETTER, SCORES, Difference, Drawn, draw
-from finefold.nn.features import PLAIN
+from finefold.nn.features import PLAIN, PrefixCache
 from finefold.nn.infer import FoldEnsemble
 from finefold.nn.streaming import stream_uncached
 from finefold.steps.aligning import aligned_ledgers, run_names
@@ -155,12 +155,8 @@ def pick(
         drawn = _drawn(run, ledgers[0].predictions.ids, progress) if run.has_ledger else {}
         found += [(way, drawn.get(way.views)) for way in _ways(name, run)]
     ways = _judged(found, by, len(ledgers[0].known().labels_N))
-    with progress.stage("timing", len(ways), "ways") as advance:
-        timed = []
-        for run in opened:
-            own = [way for way in ways if way.run is run]
-            spent = times_of(run, [way.effort for way in own], paths, boxes, advance)
-            timed += [replace(way, ms=ms) for way, ms in zip(own, spent, strict=True)]
+    spent = times_of([(way.run, way.effort) for way in ways], paths, boxes, progress)
+    timed = [replace(way, ms=ms) for way, ms in zip(ways, spent, strict=True)]
     ways = sorted(timed, key=lambda way: (way.ms, way.name))
     taken = _take(ways, by, budget_ms) if best or budget_ms is not None else None
     return Picked(by, budget_ms, len(paths), tuple(ways), taken)
@@ -251,32 +247,67 @@ def _images(run: Run, count: int) -> tuple[list[Path], Sequence[Box | None] | No
 
 
 def times_of(
-    run: Run,
-    efforts: Sequence[Effort],
+    asked: Sequence[tuple[Run, Effort]],
     paths: Sequence[Path],
     boxes: Sequence[Box | None] | None = None,
-    advance: Callable[[int], None] = lambda _: None,
+    progress: Progress = SILENT,
 ) -> list[float]:
-    """For each effort, milliseconds an image, from its file to its probabilities, nothing cached.
+    """For each run and effort, milliseconds an image, from its file to its probabilities, nothing cached.
 
-    An ensemble's are its members' together, whatever the effort.
+    All are timed in turn, several times, so that a slow moment of the machine is not one's alone. An ensemble's are its
+    members' together, whatever the effort.
     """
-    if run.is_ensemble:
-        spent = sum(times_of(member, [Effort()], paths, boxes)[0] for member in run.members())
-        advance(len(efforts))
-        return [spent] * len(efforts)
+    parts = [_trained(run, effort) for run, effort in asked]
+    distinct = {_key(*pair): pair for part in parts for pair in part}
+    opened: dict[Path, tuple[FoldEnsemble, PrefixCache]] = {}
+    timed: dict[_Key, _Timed] = {}
+    with progress.stage("timing", REPEATS * len(distinct), "goes") as advance:
+        for (folder, effort), (run, _) in distinct.items():
+            if folder not in opened:
+                opened[folder] = _opened(run, paths[:4], boxes and boxes[:4])
+            whole, cache = opened[folder]
+            model = replace(whole, folds=whole.folds[: effort.folds_of(run)], views=effort.views_of(run))
+            timed[folder, effort] = _Timed(model, cache)
+        for _ in range(REPEATS):
+            for one in timed.values():
+                one.go(paths, boxes)
+                advance(1)
+    return [sum(1000 * timed[_key(*pair)].seconds / len(paths) for pair in part) for part in parts]
+
+
+_Key = tuple[Path, Effort]
+
+
+def _key(run: Run, effort: Effort) -> _Key:
+    return run.folder.path.resolve(), effort
+
+
+def _trained(run: Run, effort: Effort) -> list[tuple[Run, Effort]]:
+    """What was trained of a run: itself, or its members and theirs."""
+    if not run.is_ensemble:
+        return [(run, effort)]
+    return [pair for member in run.members() for pair in _trained(member, Effort())]
+
+
+@dataclass
+class _Timed:
+    """A model, and the least seconds that it took."""
+
+    model: FoldEnsemble
+    cache: PrefixCache
+    seconds: float = math.inf
+
+    def go(self, paths: Sequence[Path], boxes: Sequence[Box | None] | None) -> None:
+        """Once through all images."""
+        start = time.perf_counter()
+        list(stream_uncached(self.model, paths, cache=self.cache, boxes=boxes))
+        self.seconds = min(self.seconds, time.perf_counter() - start)
+
+
+def _opened(run: Run, paths: Sequence[Path], boxes: Sequence[Box | None] | None) -> tuple[FoldEnsemble, PrefixCache]:
+    """All folds of a run, and its prefix, their engines started."""
     weights = [run.fold_weights(fold) for fold in range(run.num_folds)]
     whole = FoldEnsemble.read(run.backbone, weights, run.space).exported(run.choice, MANY)
     cache = run.prefix_cache(whole.backbone)
-    list(stream_uncached(whole, paths[:4], cache=cache, boxes=boxes and boxes[:4]))  # starts the engines
-    models = [
-        replace(whole, folds=whole.folds[: effort.folds_of(run)], views=effort.views_of(run)) for effort in efforts
-    ]
-    quickest = [math.inf] * len(efforts)
-    for number in range(REPEATS):  # all in turn, so that a slow moment of the machine is not one effort's alone
-        for place, model in enumerate(models):
-            start = time.perf_counter()
-            list(stream_uncached(model, paths, cache=cache, boxes=boxes))
-            quickest[place] = min(quickest[place], time.perf_counter() - start)
-            advance(int(number + 1 == REPEATS))
-    return [1000 * seconds / len(paths) for seconds in quickest]
+    list(stream_uncached(whole, paths, cache=cache, boxes=boxes))
+    return whole, cache

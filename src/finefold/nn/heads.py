@@ -16,6 +16,7 @@ from finefold.errors import WeightsError
 from finefold.nn.weights import read_header, read_state, write_weights
 
 JOINT = "joint"
+ROWS_AT_ONCE = 4_096  # whose powers are taken together
 
 
 @dataclass(frozen=True)
@@ -99,10 +100,13 @@ def raise_features(features_ND: NDArray[Any], power: float) -> NDArray[np.float3
         Perronnin, Sanchez, Mensink, Improving the Fisher kernel for large-scale image classification,
         ECCV 2010, section 3.2.
     """
-    plain_ND = features_ND.astype(np.float32)
     if power == 1:
-        return plain_ND
-    return np.asarray(np.sign(plain_ND) * np.abs(plain_ND) ** np.float32(power))
+        return features_ND.astype(np.float32)
+    raised_ND = np.empty(features_ND.shape, np.float32)
+    for start in range(0, len(features_ND), ROWS_AT_ONCE):  # what lies between is not to be there for all rows at once
+        plain_BD = features_ND[start : start + ROWS_AT_ONCE].astype(np.float32)
+        raised_ND[start : start + ROWS_AT_ONCE] = np.sign(plain_BD) * np.abs(plain_BD) ** np.float32(power)
+    return raised_ND
 
 
 def softmax(logits_NC: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -143,9 +143,11 @@ def _out_of_fold(
     num_classes = len(heads_FS[0][0].bias_C)
     probs_SNC = np.empty((len(heads_FS[0]), len(folds_N), num_classes))
     for fold, heads_S in enumerate(heads_FS):
-        held = folds_N == fold
-        for number, head in enumerate(heads_S):
-            probs_SNC[number, held] = head.probs(features_ND[held])
+        held = np.flatnonzero(folds_N == fold)
+        for start in range(0, len(held), ROWS_AT_ONCE):
+            part = held[start : start + ROWS_AT_ONCE]
+            for number, head in enumerate(heads_S):
+                probs_SNC[number, part] = head.probs(features_ND[part])
     return probs_SNC
 
 

@@ -156,7 +156,7 @@ class _Work:
             found += self._suspects()
         if "shortcut" in self.kinds:
             with self.progress.stage("shortcuts", 0, ""):
-                found += find_shortcuts(self.readable_looks, self.groups_N, labels)
+                found += find_shortcuts(_rows_of(self.looks, self.readable_N), self.groups_N, labels)
             self._tell("shortcut", "each property of files and pictures against each attribute, 99 permutations")
         return [one for one in found if one.kind in self.kinds]
 
@@ -201,10 +201,6 @@ class _Work:
         return np.flatnonzero(self.train_looks.is_readable_N)
 
     @cached_property
-    def readable_looks(self) -> Looks:
-        return _rows_of(self.looks, self.readable_N)
-
-    @cached_property
     def samples(self) -> SampleTable:
         """Those whose images can be read; everything below is about them."""
         return without_unreadable(
@@ -245,7 +241,7 @@ class _Work:
         is_test_N = rows >= len(self.data.samples)
         groups_N = np.concatenate([self.groups_N, np.full(is_test_N.sum(), len(self.group_names))])
         is_near = bool(self.kinds & set(NEAR))
-        features_ND = self.features_ND[rows] if is_near else None
+        features_ND = self.features_ND[_places(rows)] if is_near else None
         with self.progress.stage("copies", 0, "pairs") as advance:
             copies = find_copies(looks, groups_N, features_ND, cache=cache_root(), is_near=is_near, advance=advance)
         ours = copies.among(~is_test_N)
@@ -297,7 +293,7 @@ class _Work:
                 raise UsageError("the run has other classes than data.toml", "give a run that was trained on this data")
             predictions = predictions.rows_for(self.samples.ids)
         else:
-            rows_ND = self.features_ND[self.readable_N]
+            rows_ND = self.features_ND[_places(self.readable_N)]
             heads = "joint" if len(self.samples.space.names) == 1 else "per_attribute"
             recipe = load_recipe("probe", (f"model.heads={heads}",))
             folds = folds_of(None, self.samples, (), recipe)
@@ -354,6 +350,12 @@ def _rows_of(looks: Looks, rows: NDArray[np.int64]) -> Looks:
         tuple(looks.ids[row] for row in rows),
         tuple(looks.paths[row] for row in rows),
         tuple(looks.content_N[row] for row in rows),
-        looks.rows_N[rows],
+        looks.rows_N[_places(rows)],
         (),
     )
+
+
+def _places(rows: NDArray[np.int64]) -> NDArray[np.int64] | slice:
+    """Rows in order, as a slice where none is left out: arrays are then looked at, not copied."""
+    is_whole = len(rows) > 0 and rows[-1] - rows[0] + 1 == len(rows)
+    return slice(int(rows[0]), int(rows[-1]) + 1) if is_whole else rows

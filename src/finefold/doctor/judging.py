@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from finefold.doctor.ends import best_end
 from finefold.doctor.listed import by_lists
 from finefold.doctor.lists import Lists
 from finefold.doctor.pairings import Pairing, Ranks, by_orders
@@ -18,7 +19,7 @@ from finefold.doctor.warping import best_warp
 
 NUM_CHANCE = 20  # random orders of the labels
 ROUNDS = 6  # of parts that are re-paired one after the other
-MANY_SHIFTS = 3  # of parts, where perhaps single images are missing here and there
+AHEAD = 1.05  # of the nats of a shift, that an alignment in their place must have
 WEAK = 0.1  # of the labels' entropy: with less known of the labels, nearly anything may be wrong
 
 
@@ -82,10 +83,12 @@ def judge(court: Court, known: Known, rows_N: NDArray[np.int64], *, seed: int, m
         known: besides.
         rows_N: their numbers in the data set.
         seed: of random orders.
-        may_warp: align lists of unequal length too, where a longer one is known or the probe knows little.
+        may_warp: align lists of unequal length too, where a longer one is known, the probe knows little, labels misfit
+            or a shift is found.
     """
     rng = np.random.default_rng(seed)
     count = len(court.labels_N)
+    wide = court if known.longer is None else court.with_labels(known.longer)
     chance = court.probe.permuted(court.labels_N, court.num_classes, times=NUM_CHANCE, rng=rng)
     whole = [*court.shifts(), *by_orders(known.orders, np.arange(count), count)]
     listed = by_lists(court, rows_N, known.lists, known.paths, known.longer, known.in_folder)
@@ -93,15 +96,19 @@ def judge(court: Court, known: Known, rows_N: NDArray[np.int64], *, seed: int, m
     if trials and trials[0].pairing.kind == "shift":
         trials[0] = court.cut_or_cyclic(trials[0])
     best = max(trials, key=lambda trial: trial.nats, default=None)
-    if best is None and may_warp and (known.longer is not None or _is_weak(court)):
-        best = best_warp(court if known.longer is None else court.with_labels(known.longer), rng)
+    is_warped = best is None and may_warp and (known.longer is not None or _is_weak(court))
+    if is_warped:
+        best = best_warp(wide, rng)
     two_ends = 2 * float(np.log(count))  # nats that the choice of a part's ends is worth
     steps = _steps(court, known, rng)
-    if steps and (part := court.hear(_joined(steps, count))).nats > (0.0 if best is None else best.nats + two_ends):
+    part = court.hear(_joined(steps, count)) if steps else None
+    if part is not None and part.nats > (0.0 if best is None else best.nats + two_ends):
         best = part
-        if may_warp and sum(step.pairing.kind == "shift" for step in steps) >= MANY_SHIFTS:
-            warped = best_warp(court, rng)
-            best = warped if warped is not None and warped.nats > 1.05 * best.nats else best
+    is_odd = misfit(court) is not None if best is None else best.pairing.kind == "shift"
+    if may_warp and not is_warped and is_odd and (warped := best_warp(wide, rng)) is not None:
+        best = warped if best is None or warped.nats > AHEAD * best.nats else best
+    if best is None:
+        best = best_end(court)
     stretch = _unexplained(court, best, rng)
     return Verdict(court, chance, best, stretch, len(whole) + len(listed), rows_N)
 

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finefold.doctor.evidence import ClosedProbe
-from finefold.doctor.judging import Known, Verdict, in_order, judge, longest_labels
+from finefold.doctor.judging import Known, Verdict, in_order, judge
+from finefold.doctor.listed import longest_labels
 from finefold.doctor.pairings import folders_of, of_whole_folder, orders_of, parts_of
 from finefold.doctor.probing import LEAST_ROWS, judged
 from finefold.doctor.subject import Subject

@@ -5,6 +5,7 @@ Shapes: H x W pixels.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,10 @@ from finefold.data.findings import Finding, Severity
 from finefold.doctor.answers import tensor_of
 from finefold.doctor.datasets import num_rows, random_numbers_kept, row_of, split_row
 from finefold.doctor.diagnosis import Checked
-from finefold.doctor.expectations import entry_of, has_norms, memory_of, stacked, told_form
+from finefold.doctor.expectations import Memory, entry_of, has_norms, memory_of, stacked, told_form
 from finefold.doctor.forms import BYTES, Form, distance, ends_of, form_by_files, form_by_range
 from finefold.doctor.lists import find_lists
 from finefold.doctor.natural import (
-    TOLD,
     Reading,
     looks_swapped,
     looks_turned,
@@ -37,8 +37,16 @@ NUM_LOOKED_AT = 32
 NUM_COMPARED = 16  # with their files
 FAR, NEAR = 3.0, 0.6  # nats per channel from a batch norm's memory
 TIMES = 4.0  # by which another form fits it better
+CHOICE = 0.06  # of `distance`, up to which constants are as good as the makers'
 LARGE = 20.0  # a value that no scaled image has
 GROSS = 1.0  # difference of logarithms of stds that is beyond a choice of constants
+
+HINTS: Mapping[str, str] = MappingProxyType(
+    {
+        "swapped": "images look more like photographs with red and blue exchanged: they may be in the order BGR",
+        "turned": "images are recognised more strongly with height and width exchanged: they may lie on their side",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,7 @@ class Look:
         form: None where it is not known.
         is_measured: whether the form was measured against the files; else it is by the range.
         posture: None where there are no files.
+        bytes_: the images as uint8 [H, W, 3], whatever their form; none where values are not finite.
     """
 
     images: Sequence[Any]
@@ -176,35 +185,44 @@ def _of_model(look: Look, model: nn.Module) -> list[Finding] | None:
     try:
         memory = memory_of(model, images, form)
         if memory is not None:
-            evidence = {
-                "form": form.says,
-                "expected": memory.best.says,
-                "distance": memory.given,
-                "distance_expected": memory.best_distance,
-            }
-            if memory.given <= NEAR or memory.best_distance * TIMES > memory.given or memory.best_distance > FAR:
-                return []
-            told = (
-                f"images are {look.says}; the model's first batch norm (`{memory.layer}`) was trained on what "
-                f"{memory.best.says} give"
-            )
-            severity: Severity = "error" if memory.given > FAR else "warning"
-            return [_finding(severity, evidence, told, _remedy(form, memory.best))]
+            return _by_memory(look, form, memory)
         entry = entry_of(model, images)
         expected = told_form(model)
         if expected is not None and entry is not None and entry.is_untouched:
-            away = distance(form, expected.mean, expected.std)
-            if away <= 0.06:
-                return []
-            is_gross = bool(form.mistake) or abs(np.log(form.std[0] / expected.std[0])) > 2 * GROSS
-            told = f"images are {look.says}; the model's makers trained it on images {expected.says}"
-            evidence = {"form": form.says, "expected": expected.says}
-            return [_finding("error" if is_gross else "warning", evidence, told, _remedy(form, expected))]
+            return _by_makers(look, form, expected)
         if form.mistake and entry is not None and entry.largest > LARGE and not has_norms(model):
             return [_unscaled(look, model, images, entry.largest)]
     finally:
         model.train(was_training)
     return None
+
+
+def _by_memory(look: Look, form: Form, memory: Memory) -> list[Finding]:
+    """Images that are far from what the model's first batch norm remembers, where another form is much nearer."""
+    if memory.given <= NEAR or memory.best_distance * TIMES > memory.given or memory.best_distance > FAR:
+        return []
+    evidence = {
+        "form": form.says,
+        "expected": memory.best.says,
+        "distance": memory.given,
+        "distance_expected": memory.best_distance,
+    }
+    told = (
+        f"images are {look.says}; the model's first batch norm (`{memory.layer}`) was trained on what "
+        f"{memory.best.says} give"
+    )
+    severity: Severity = "error" if memory.given > FAR else "warning"
+    return [_finding(severity, evidence, told, _remedy(form, memory.best))]
+
+
+def _by_makers(look: Look, form: Form, expected: Form) -> list[Finding]:
+    """Images in another form than the constants that the model carries."""
+    if distance(form, expected.mean, expected.std) <= CHOICE:
+        return []
+    is_gross = bool(form.mistake) or abs(np.log(form.std[0] / expected.std[0])) > 2 * GROSS
+    told = f"images are {look.says}; the model's makers trained it on images {expected.says}"
+    evidence = {"form": form.says, "expected": expected.says}
+    return [_finding("error" if is_gross else "warning", evidence, told, _remedy(form, expected))]
 
 
 def _unscaled(look: Look, model: nn.Module, images: torch.Tensor, largest: float) -> Finding:
@@ -285,7 +303,7 @@ def _by_features(look: Look, subject: Subject) -> tuple[str, list[Finding]]:
 
 def _hint(what: str, reading: Reading, remedy: str) -> Finding:
     evidence = {"early": reading.early, "late": reading.late, "images": reading.num_images}
-    return _finding("warning", evidence, TOLD[what], remedy)
+    return _finding("warning", evidence, HINTS[what], remedy)
 
 
 def _of_pair(train: Look, valid: Look) -> list[Finding]:

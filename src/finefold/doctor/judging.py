@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from finefold.doctor.ends import best_end
+from finefold.doctor.listed import by_lists
 from finefold.doctor.lists import Lists
 from finefold.doctor.pairings import Pairing, Ranks, by_orders
 from finefold.doctor.parts import Parts, Stretch, best_part, is_shuffled, misfit
@@ -17,7 +19,7 @@ from finefold.doctor.warping import best_warp
 
 NUM_CHANCE = 20  # random orders of the labels
 ROUNDS = 6  # of parts that are re-paired one after the other
-MANY_SHIFTS = 3  # of parts, where perhaps single images are missing here and there
+AHEAD = 1.05  # of the nats of a shift, that an alignment in their place must have
 WEAK = 0.1  # of the labels' entropy: with less known of the labels, nearly anything may be wrong
 
 
@@ -81,26 +83,32 @@ def judge(court: Court, known: Known, rows_N: NDArray[np.int64], *, seed: int, m
         known: besides.
         rows_N: their numbers in the data set.
         seed: of random orders.
-        may_warp: align lists of unequal length too, where a longer one is known or the probe knows little.
+        may_warp: align lists of unequal length too, where a longer one is known, the probe knows little, labels misfit
+            or a shift is found.
     """
     rng = np.random.default_rng(seed)
     count = len(court.labels_N)
+    wide = court if known.longer is None else court.with_labels(known.longer)
     chance = court.probe.permuted(court.labels_N, court.num_classes, times=NUM_CHANCE, rng=rng)
     whole = [*court.shifts(), *by_orders(known.orders, np.arange(count), count)]
-    listed = by_lists(court, known, rows_N)
+    listed = by_lists(court, rows_N, known.lists, known.paths, known.longer, known.in_folder)
     trials = [trial for trial in (court.best(whole, court.explains), *listed) if trial is not None and trial.is_better]
     if trials and trials[0].pairing.kind == "shift":
         trials[0] = court.cut_or_cyclic(trials[0])
     best = max(trials, key=lambda trial: trial.nats, default=None)
-    if best is None and may_warp and (known.longer is not None or _is_weak(court)):
-        best = best_warp(court if known.longer is None else court.with_labels(known.longer), rng)
+    is_warped = best is None and may_warp and (known.longer is not None or _is_weak(court))
+    if is_warped:
+        best = best_warp(wide, rng)
     two_ends = 2 * float(np.log(count))  # nats that the choice of a part's ends is worth
     steps = _steps(court, known, rng)
-    if steps and (part := court.hear(_joined(steps, count))).nats > (0.0 if best is None else best.nats + two_ends):
+    part = court.hear(_joined(steps, count)) if steps else None
+    if part is not None and part.nats > (0.0 if best is None else best.nats + two_ends):
         best = part
-        if may_warp and sum(step.pairing.kind == "shift" for step in steps) >= MANY_SHIFTS:
-            warped = best_warp(court, rng)
-            best = warped if warped is not None and warped.nats > 1.05 * best.nats else best
+    is_odd = misfit(court) is not None if best is None else best.pairing.kind == "shift"
+    if may_warp and not is_warped and is_odd and (warped := best_warp(wide, rng)) is not None:
+        best = warped if best is None or warped.nats > AHEAD * best.nats else best
+    if best is None:
+        best = best_end(court)
     stretch = _unexplained(court, best, rng)
     return Verdict(court, chance, best, stretch, len(whole) + len(listed), rows_N)
 
@@ -137,68 +145,10 @@ def _unexplained(court: Court, best: Trial | None, rng: np.random.Generator) -> 
 
 
 def _is_weak(court: Court) -> bool:
+    """Whether the probe knows little of the labels, so that nearly all may lie beside wrong images."""
     shares = np.bincount(court.labels_N) / len(court.labels_N)
     entropy = -float((shares[shares > 0] * np.log(shares[shares > 0])).sum())
     return court.current.information < WEAK * entropy
-
-
-def longest_labels(lists: Lists, own: Sequence[str], class_names: Sequence[str]) -> NDArray[np.int64] | None:
-    """A list that begins with the labels as they are, under whatever names, and goes on: its codes.
-
-    Args:
-        lists: of the data set.
-        own: [N] the rows' labels as text.
-        class_names: [K].
-    """
-    codes = {name: code for code, name in enumerate(class_names)}
-    for texts in (lists.labels or {}).values():
-        named = dict(zip(texts, own, strict=False))
-        is_one_to_one = len(set(named.values())) == len(named) and set(texts) <= named.keys()
-        if len(texts) > len(own) and is_one_to_one and [named[text] for text in texts[: len(own)]] == list(own):
-            return np.array([codes[named[text]] for text in texts], np.int64)
-    return None
-
-
-def by_lists(court: Court, known: Known, rows_N: NDArray[np.int64]) -> list[Trial]:
-    """Pairings that the data set's own lists, or its folder on disk, suggest."""
-    count, lists = len(rows_N), known.lists
-    indices = lists.indices or {}
-    wide = court if known.longer is None else court.with_labels(known.longer)
-    num_labels = len(wide.every_label)
-    found = []
-    if known.longer is None:
-        found += [
-            Pairing(f"the positions in `{name}`, one for each label", _inverse(places, count), "subset")
-            for name, places in indices.items()
-            if len(places) == count and list(places) != list(range(count))
-        ]
-    found += [
-        Pairing(f"the positions in `{name}`", np.asarray(places)[rows_N], "subset")
-        for name, places in indices.items()
-        if len(places) > int(rows_N.max()) and max(places) < num_labels and list(places) != list(range(len(places)))
-    ]
-    own, every = known.paths, lists.every_path
-    if own and len(every) > count and (known.longer is None or len(every) == num_labels):
-        place_of = {path: place for place, path in enumerate(every)}
-        positions = np.array([place_of.get(path, -1) for path in own])
-        found.append(Pairing("the place of each path in the whole list of paths", positions, "subset"))
-    found += known.in_folder
-    return [wide.hear(pairing) for pairing in found if _is_other(pairing, wide, count)]
-
-
-def _is_other(pairing: Pairing, court: Court, count: int) -> bool:
-    """Whether it labels some rows, and some of them otherwise than they are."""
-    labels_N = pairing.labels(court.every_label)
-    return bool(((labels_N >= 0) & (labels_N != court.labels_N)).any()) and bool((labels_N >= 0).sum() > count // 5)
-
-
-def _inverse(places: Sequence[int], count: int) -> NDArray[np.int64]:
-    """[N] which entry of an index list names each row; -1 for rows that none names."""
-    source_N = np.full(count, -1, np.int64)
-    for entry, place in enumerate(places):
-        if place < count:
-            source_N[place] = entry
-    return source_N
 
 
 def in_order(court: Court, known: Known, order_N: NDArray[np.int64]) -> tuple[Court, Known]:

@@ -7,9 +7,8 @@ than one on its side. Both are measured on the images at hand, each image agains
 Shapes: N images, L layers, C channels of a layer.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from finefold.nn.engines import BATCH
 EARLY, LATE = (0.0, 0.1), (0.5, 0.95)  # shares of the depth
 COLOURED = 6.0  # spread of red - blue in an image, of 255, below which it is grey
 FEW = 12  # images that tell anything
+FEWEST_NORMS = 10  # that a network has, for some to be early and some late
 NEARER, SURE = 0.2, 5.0  # mean log ratio of distances, and that over its standard error
 STRONGER = 0.02  # the same of late layers
 
@@ -75,7 +75,8 @@ def _reading(
 ) -> Reading | None:
     if len(images) < FEW:
         return None
-    before, after = _distances(backbone, images), _distances(backbone, others)
+    network = backbone.build()
+    before, after = _distances(backbone, network, images), _distances(backbone, network, others)
     if before is None or after is None:
         return None
     log_NL = np.log(after + 1e-9) - np.log(before + 1e-9)
@@ -97,35 +98,30 @@ def _mean(values_N: NDArray[np.float64]) -> tuple[float, float]:
 
 
 @torch.inference_mode()
-def _distances(backbone: Backbone, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64] | None:
+def _distances(
+    backbone: Backbone, network: nn.Module, images: Sequence[NDArray[np.uint8]]
+) -> NDArray[np.float64] | None:
     """[N, L] mean squared distance, in stds, of each image's channel means from what the batch norms remember."""
-    network = backbone.build()
     norms = [one for one in network.modules() if isinstance(one, nn.BatchNorm2d) and one.running_var is not None]
-    if len(norms) < 10:
+    if len(norms) < FEWEST_NORMS:
         return None
     seen: dict[int, list[Tensor]] = {}
 
     def keep(norm: nn.Module, given: tuple[Tensor, ...]) -> None:
         seen.setdefault(id(norm), []).append(given[0].mean((2, 3)))
 
-    for norm in norms:
-        norm.register_forward_pre_hook(keep)
+    hooks = [norm.register_forward_pre_hook(keep) for norm in norms]
     inputs = [backbone.preprocessing.apply(image) for image in images]
     for start in range(0, len(inputs), BATCH):
         network(torch.from_numpy(np.stack(inputs[start : start + BATCH])))
+    for hook in hooks:
+        hook.remove()
     return np.stack([_distance(norm, torch.cat(seen[id(norm)])) for norm in norms if id(norm) in seen], axis=1)
 
 
 def _distance(norm: nn.BatchNorm2d, means_NC: Tensor) -> NDArray[np.float64]:
+    """[N] mean over one norm's channels, but for those that never varied."""
     assert norm.running_mean is not None and norm.running_var is not None
     is_alive_C = norm.running_var > 1e-3 * norm.running_var.max()
     away_NC = (means_NC - norm.running_mean) ** 2 / (norm.running_var + norm.eps)
     return np.asarray(away_NC[:, is_alive_C].mean(1).double().numpy())
-
-
-TOLD: Mapping[str, str] = MappingProxyType(
-    {
-        "swapped": "images look more like photographs with red and blue exchanged: they may be in the order BGR",
-        "turned": "images are recognised more strongly with height and width exchanged: they may lie on their side",
-    }
-)

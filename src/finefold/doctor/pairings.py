@@ -31,7 +31,7 @@ class Pairing:
     Args:
         name: in words, as it completes "re-pairing by ...".
         source_N: position of each row's label; -1 for a row that would have none.
-        kind: a family: `shift`, `order`, `reversed`, `subset`.
+        kind: a family: `shift`, `order`, `reversed`, `subset`, `end` (of a run of labels).
         scope: what was free when it was looked for: nothing (`all` rows), a `folder`, the stretch of a `near` shift,
             a stretch that labels `misfit`, any `stretch`. The more was free, the clearer it must be.
     """

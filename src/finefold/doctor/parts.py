@@ -44,6 +44,7 @@ class Stretch:
 
     @property
     def rows(self) -> NDArray[np.int64]:
+        """Their numbers."""
         return np.arange(self.first, self.last)
 
 
@@ -144,6 +145,7 @@ def within(court: Court, stretch: Stretch, orders: Mapping[str, Ranks]) -> Itera
 def _worth(
     gain_NC: NDArray[np.float32], labels_N: NDArray[np.int64], rows: NDArray[np.int64], source: NDArray[np.int64]
 ) -> float:
+    """Nats by which rows fit better once each takes the label of its source; by a probe of the labels as they are."""
     return float((gain_NC[rows, labels_N[source]] - gain_NC[rows, labels_N[rows]]).sum())
 
 
@@ -223,11 +225,12 @@ def _by_part(
     least = np.log(max(2, len(rows_of) * len(turns)))
     for turn, found in turns.items():
         gaining = {part: one for part, one in found.items() if one[0] > least}
-        chosen: tuple[tuple[Mapping[str, tuple[float, NDArray[np.int64]]], Scope], ...]
-        chosen = ((gaining, "folder"), (found, "all"))
-        for some, scope in chosen:
+        together: list[tuple[dict[str, tuple[float, NDArray[np.int64]]], Scope]] = [(gaining, "folder")]
+        if len(gaining) < len(found):
+            together.append((found, "all"))
+        for some, scope in together:
             worth = sum(one[0] for one in some.values())
-            if len(some) > 1 and worth > WORTH_A_TRIAL and (some is gaining or len(gaining) < len(found)):
+            if len(some) > 1 and worth > WORTH_A_TRIAL:
                 rows = np.concatenate([rows_of[part] for part in some])
                 source = np.concatenate([one[1] for one in some.values()])
                 where = f"in {len(some)} {kind}s" if len(some) < len(found) else f"in every {kind}"
@@ -235,6 +238,7 @@ def _by_part(
 
 
 def _family(turn: str) -> str:
+    """A pairing's kind, by its name."""
     return "shift" if turn.startswith("rotating") else "order"
 
 

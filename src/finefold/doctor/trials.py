@@ -166,12 +166,16 @@ class Court:
             return 0.0
         targets_NC = np.zeros((len(labels_N), self.num_classes), np.float32)
         targets_NC[known, labels_N[known]] = 1
-        share_C = targets_NC[known].mean(axis=0)
+        targets_NC[labels_N < 0] = targets_NC[known].mean(axis=0)
+        return self.quick_of_targets(targets_NC) * float(np.sqrt(len(labels_N) / len(known)))
+
+    def quick_of_targets(self, targets_NC: NDArray[np.float32]) -> float:
+        """The same of shares of classes instead of labels."""
+        share_C = targets_NC.mean(axis=0)
         scaled_NC = (targets_NC - share_C) / np.sqrt(share_C + 1e-3)
-        scaled_NC[labels_N < 0] = 0
         found_NC = self.probe.scores(scaled_NC)
         size = float(np.linalg.norm(found_NC)) or 1.0
-        return float((found_NC * scaled_NC).sum()) / size / float(np.sqrt(len(known)))
+        return float((found_NC * scaled_NC).sum()) / size / float(np.sqrt(len(targets_NC)))
 
     def shifts(self, most: int = 12) -> list[Pairing]:
         """The nearest shifts, then those, of all there are, after which components and labels go together best.

@@ -116,6 +116,8 @@ def _misaligned(subject: Subject, name: str, verdict: Verdict, best: Trial) -> F
     )
     if best.pairing.kind == "subset":
         cause += "; one of the two lists is a part, the other the whole"
+    if best.pairing.kind == "end":
+        cause += "; one of the two lists probably lacks entries before that row"
     ids = tuple(subject.ids[kept[row]] for row in wrong)
     return Finding("misaligned-labels", "error", ids, evidence, cause, _remedy(name))
 

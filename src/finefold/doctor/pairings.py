@@ -19,7 +19,7 @@ from finefold.data.images import is_hidden_or_system, list_images, natural_key
 from finefold.errors import DataError
 
 Ranks = NDArray[np.int64]
-Scope = Literal["all", "folder", "near", "misfit", "stretch"]
+Scope = Literal["all", "folder", "folders", "near", "misfit", "stretch"]
 LISTED = "the order of the rows"
 MOST_FILES, TIMES_AS_MANY = 2000, 10  # that a folder may hold beyond the rows, to be gone through
 
@@ -32,8 +32,8 @@ class Pairing:
         name: in words, as it completes "re-pairing by ...".
         source_N: position of each row's label; -1 for a row that would have none.
         kind: a family: `shift`, `order`, `reversed`, `subset`, `end` (of a run of labels).
-        scope: what was free when it was looked for: nothing (`all` rows), a `folder`, the stretch of a `near` shift,
-            a stretch that labels `misfit`, any `stretch`. The more was free, the clearer it must be.
+        scope: what was free when it was looked for: nothing (`all` rows), a `folder`, which `folders` of several, the
+            stretch of a `near` shift, a stretch that labels `misfit`, any `stretch`. The more was free, the clearer it must be.
     """
 
     name: str

@@ -225,9 +225,9 @@ def _by_part(
     least = np.log(max(2, len(rows_of) * len(turns)))
     for turn, found in turns.items():
         gaining = {part: one for part, one in found.items() if one[0] > least}
-        together: list[tuple[dict[str, tuple[float, NDArray[np.int64]]], Scope]] = [(gaining, "folder")]
+        together: list[tuple[dict[str, tuple[float, NDArray[np.int64]]], Scope]] = [(found, "all")]
         if len(gaining) < len(found):
-            together.append((found, "all"))
+            together.insert(0, (gaining, "folders"))
         for some, scope in together:
             worth = sum(one[0] for one in some.values())
             if len(some) > 1 and worth > WORTH_A_TRIAL:

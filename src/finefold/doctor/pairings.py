@@ -33,7 +33,8 @@ class Pairing:
         source_N: position of each row's label; -1 for a row that would have none.
         kind: a family: `shift`, `order`, `reversed`, `subset`, `end` (of a run of labels).
         scope: what was free when it was looked for: nothing (`all` rows), a `folder`, which `folders` of several, the
-            stretch of a `near` shift, a stretch that labels `misfit`, any `stretch`. The more was free, the clearer it must be.
+            stretch of a `near` shift, a stretch that labels `misfit`, any `stretch`. The more was free, the clearer it
+            must be.
     """
 
     name: str

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 import finefold as ff
+from finefold.cli import show_audit
 from finefold.cli.main import main
 from finefold.data.synthetic import draw_portraits
 from finefold.errors import UsageError
@@ -76,6 +77,14 @@ def test_the_page_holds_the_images_and_needs_nothing(found):
     assert page.startswith("<!doctype html>") and page.count("data:image/jpeg;base64,") > 10
     assert "http" not in page.replace("http-equiv", "") and len(page) < 2_000_000
     assert "prefers-color-scheme:dark" in page and "Labels that are likely wrong" in page
+
+
+def test_what_to_write_into_data_toml_is_shown(home, found, capsys):
+    """The lines that name both drafts, as data.toml takes them: from its folder on."""
+    show_audit.audited(found, as_json=False)
+    said = capsys.readouterr().out
+    assert f"name them in {home / 'data.toml'}, and split again:" in said
+    assert '  [samples]\n  patches = "out/data.patches.csv"\n  exclude = "out/data.exclude.csv"\n' in said
 
 
 def test_drafts_apply_to_data_toml(home, found):

@@ -1,5 +1,6 @@
 """What all commands share: help with an example, exit codes, streams, no traceback."""
 
+import io
 import json
 import re
 import signal
@@ -12,6 +13,7 @@ import typer
 import finefold
 from finefold.cli import main as cli
 from finefold.cli.main import app, main, parse_size
+from finefold.cli.progress import Lines
 from finefold.errors import FinefoldError
 from offline.processes import finish, start
 
@@ -157,3 +159,14 @@ def test_json_is_one_document(job, capsys):
     for arguments in (["evaluate", str(job.run), "--json"], ["cache", "--json"]):
         assert main(arguments) == 0
         assert isinstance(json.loads(capsys.readouterr().out), dict)
+
+
+@pytest.mark.parametrize(("count", "rate"), [(8, "2 steps/s"), (1, "4.0 s for each of the steps")])
+def test_a_slow_stage_tells_the_time_of_one(count, rate):
+    """Below one in a second, a stage's line says how long each takes instead of 0/s."""
+    told = io.StringIO()
+    times = iter([0.0, *[4.0] * (count + 1)])
+    with Lines(told, clock=lambda: next(times)).stage("training", count, "steps") as advance:
+        for _ in range(count):
+            advance(1)
+    assert told.getvalue() == f"training: {count} steps in 4.0 s, {rate}\n"

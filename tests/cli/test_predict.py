@@ -66,7 +66,7 @@ def test_a_run_without_predict_asks_for_a_folder(shapes, tmp_path, capsys):
     assert main(["predict", str(tmp_path / "run"), "--out", str(tmp_path / "out.csv")]) == 1
     said = capsys.readouterr().err
     assert "no images to predict: the run's data.toml has no [predict]" in said
-    assert "hint: name a folder: finefold predict RUN FOLDER" in said
+    assert "hint: name a folder of images: finefold predict RUN FOLDER, finefold pseudo RUN FOLDER" in said
 
 
 def edited(job, tmp_path: Path, template: str, **changes: str) -> str:

@@ -21,7 +21,12 @@ class _RateColumn(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:,.0f} {task.fields['unit']}/s", style="dim")
+        return Text("" if not speed else _rate(speed, task.fields["unit"]), style="dim")
+
+
+def _rate(speed: float, unit: str) -> str:
+    """Units per second, or seconds for one of them where it takes longer."""
+    return f"{speed:,.0f} {unit}/s" if speed >= 1 else f"{1 / speed:,.1f} s for each of the {unit}"
 
 
 class Bars:
@@ -78,7 +83,7 @@ class Lines:
             if seconds >= SECONDS_WORTH_A_LINE:
                 self.say(f"{name}: {seconds:.1f} s")
             return
-        rate = f", {done / seconds:,.0f} {unit}/s" if seconds > 0.05 else ""
+        rate = f", {_rate(done / seconds, unit)}" if done and seconds > 0.05 else ""
         self.say(f"{name}: {done:,} {unit} in {seconds:.1f} s{rate}")
 
     def say(self, line: str) -> None:

@@ -1,5 +1,6 @@
 """What a person reads after `finefold audit`."""
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
 
 WORST = 10  # findings told of a kind
 LONGEST = 110
+DRAFTS = ("patches", "exclude")  # what data.toml calls the lists, in the order in which they are written
 
 
 def audited(found: "Audit", *, as_json: bool) -> None:
@@ -52,10 +54,14 @@ def _next(found: "Audit") -> list[str]:
     """What to do with it."""
     if not found.findings:
         return ["nothing was found"]
-    if any(file.suffix == ".csv" for file in found.written):
+    drafts = [file for file in found.written if file.suffix == ".csv"]
+    if drafts:
+        home = found.data.file.parent.resolve()
+        lines = [f'  {key} = "{os.path.relpath(file, home)}"' for key, file in zip(DRAFTS, drafts, strict=True)]
         return [
-            "next: go through both lists, delete what is wrong, and name them in data.toml:",
-            '  [samples] patches = "….patches.csv", exclude = "….exclude.csv"',
+            f"next: go through both lists, delete what is wrong, name them in {found.data.file}, and split again:",
+            "  [samples]",
+            *lines,
         ]
     if found.written:
         return [f"next: open the page; finefold audit {found.data.file} --fix drafts corrections"]

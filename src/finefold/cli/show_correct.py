@@ -35,11 +35,16 @@ def corrected(found: "Corrections", path: Path, *, as_json: bool) -> None:
     for one in found.tried:
         if one.about:
             say(f"{one.name}: {one.about}")
-    best, first = found.best, found.tried[1]
-    raises = "none of them raises" if best is None else f"{best.name} raises"
-    so = "with one of them all the same" if best is None else "that way"
-    settings = " ".join(f"--set {setting}" for setting in (best or first).overrides)
-    say("", f"{raises} macro F1 by more than chance", f"to answer {so}: finefold predict {path} {settings}")
+    best = found.best
+    if best is None:
+        say("", "none of them raises macro F1 by more than chance")
+        return
+    settings = " ".join(f"--set {setting}" for setting in best.overrides)
+    say(
+        "",
+        f"{best.name} raises macro F1 by more than chance",
+        f"to answer that way: finefold predict {path} {settings}",
+    )
 
 
 def adapted(told: Mapping[str, Any]) -> None:

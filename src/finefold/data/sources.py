@@ -174,7 +174,8 @@ def _from_rows(table: SamplesTable, folder: Path, root: Path) -> pl.DataFrame:
         raise DataError(
             f"{len(missing)} of {frame.height} images that {file.name} names do not exist under {root}, "
             f"e.g. {missing[0]}",
-            "mend `root`, `path` or `suffix` in [samples], or leave rows out with `ignore`",
+            f"put them there or take their rows out of {file.name}; in a data.toml, mend `root`, `path` or `suffix` in "
+            "[samples], or leave rows out with `ignore`",
         )
     return frame
 

@@ -18,6 +18,8 @@ from finefold.steps.boxes import Finder, Findings, find_boxes_for
 from finefold.steps.progress import Progress
 from finefold.steps.run import Run
 
+NAME_A_FOLDER = "name a folder of images: finefold predict RUN FOLDER, finefold pseudo RUN FOLDER --out NEW_RUN"
+
 
 class Under(Sequence[Path]):
     """Files of a folder, each path made when it is asked for: a million of them would take 300 MB."""
@@ -120,12 +122,13 @@ def image_names(run: Run, images: str | Path | None) -> tuple[Path, Sequence[str
 def _root(run: Run, images: str | Path | None) -> Path:
     if images is None and run.spec.predict is None:
         raise DataError(
-            "no images to predict: the run's data.toml has no [predict]", "name a folder: finefold predict RUN FOLDER"
+            "no images to predict: the run's data.toml has no [predict]",
+            NAME_A_FOLDER,
         )
     root = Path(images) if images is not None else run.spec.folder / run.spec.predict.root  # type: ignore[union-attr]
     if not root.is_dir():
         problem = f"{root} is a file" if root.exists() else f"the folder {root} does not exist"
-        raise DataError(problem, "name a folder of images: finefold predict RUN FOLDER")
+        raise DataError(problem, NAME_A_FOLDER)
     return root
 
 

@@ -305,7 +305,10 @@ def test_rows_without_their_image_are_refused(home: Path, path: str) -> None:
     message, hint = told(lambda: table(home, f"file,kind\n{path},cat\nb.jpg,dog\n"))
     shown = path.replace("\\", "/")
     assert message == f"1 of 2 images that train.csv names do not exist under {home}, e.g. {shown}"
-    assert hint == "mend `root`, `path` or `suffix` in [samples], or leave rows out with `ignore`"
+    assert hint == (
+        "put them there or take their rows out of train.csv; in a data.toml, mend `root`, `path` or `suffix` in "
+        "[samples], or leave rows out with `ignore`"
+    )
 
 
 def test_rows_are_left_out_by_pattern(home: Path) -> None:

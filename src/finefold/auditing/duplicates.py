@@ -99,7 +99,8 @@ def split_findings(
                 "shown": _told(numbers.tolist(), copies, ids),
             },
             cause=f"{len(rows)} samples ({100 * share:.1f} %) have a copy in another fold: trained on, then scored",
-            remedy="give copies one group, so that a split keeps them together: `[samples] group`",
+            remedy="keep one of each: `finefold audit --fix` drafts the list; or give copies one group, so that a "
+            "split keeps them together: `[samples] group`",
         )
     ]
 

@@ -46,7 +46,7 @@ def doctor(
 
 def _show(found: "Examined", *, as_json: bool) -> None:
     """What a person reads, or the findings as JSON."""
-    from finefold.cli.printing import print_json, say, warn
+    from finefold.cli.printing import print_json, say
 
     if as_json:
         print_json(list(found.diagnosis.to_list()))
@@ -61,7 +61,7 @@ def _show(found: "Examined", *, as_json: bool) -> None:
         say("", f"wrote {found.num_patches:,} patches to {found.fix}: look at them, then name the file in data.toml:")
         say(f'    [samples] patches = "{found.fix}"')
     if any(not check.is_done for check in found.diagnosis.checks):
-        warn("some checks were not done: see above")
+        say("", "some checks were not done: each says above what it lacks")
 
 
 def _check_lines(check: "Checked") -> list[str]:

@@ -24,7 +24,10 @@ NUM_CHANCE = 2000  # deals of groups to folds
 RARE = 0.001
 ABOUT_AS_MUCH = 0.6  # of the memory that the best grouping shows
 LEAST_SPREAD = 0.05  # between the best and the worst fold
-KEEP_TOGETHER = "give copies one group, so that every split keeps them together: `[samples] group`"
+KEEP_TOGETHER = (
+    "give copies one group, so that every split keeps them together: `[samples] group`; or keep one of each: `finefold "
+    "audit --fix` drafts the list"
+)
 
 
 def check_honesty(subject: Subject) -> Checked:

@@ -1,6 +1,7 @@
 """finefold audit."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -85,6 +86,14 @@ def test_what_to_write_into_data_toml_is_shown(home, found, capsys):
     said = capsys.readouterr().out
     assert f"name them in {home / 'data.toml'}, and split again:" in said
     assert '  [samples]\n  patches = "out/data.patches.csv"\n  exclude = "out/data.exclude.csv"\n' in said
+
+
+def test_how_good_a_judge_the_probe_is_is_told(found):
+    """Beside what is estimated wrong stands, for each attribute, how often the probe agrees with the labels."""
+    (says,) = [one.says for one in found.checks if one.kind == "label-suspect"]
+    said = re.findall(r"(mask|gender|age) (\d+) %", says)
+    assert [name for name, _ in said] == ["mask", "gender", "age"]
+    assert all(30 < int(percent) <= 100 for _, percent in said)
 
 
 def test_drafts_apply_to_data_toml(home, found):

@@ -43,6 +43,12 @@ class Labelled:
     numbers_N: Floats | None = None
     edges: tuple[float, ...] = ()
 
+    @property
+    def accuracy(self) -> float:
+        """Share of the known labels that the probabilities agree with: how good a judge they are."""
+        known_N = self.codes_N >= 0
+        return float((self.probs_NC[known_N].argmax(axis=1) == self.codes_N[known_N]).mean()) if known_N.any() else 0.0
+
 
 @dataclass(frozen=True)
 class Suspect:

@@ -281,7 +281,9 @@ class _Work:
             suspects, shares = find_suspects(labelled, self.groups_N, features=features)
         estimate = ", ".join(f"{name} {100 * share:.1f} %" for name, share in shares.items())
         source = "the run's ledger" if self.run is not None else "a probe fitted here"
-        self._tell("label-suspect", f"by {source}, out of fold; estimated wrong or doubtful: {estimate}")
+        agrees = ", ".join(f"{one.name} {100 * one.accuracy:.0f} %" for one in labelled)
+        says = f"by {source}, out of fold, which agrees with the labels in {agrees}; estimated wrong or doubtful"
+        self._tell("label-suspect", f"{says}, the more so the less it agrees: {estimate}")
         return label_findings(suspects, shares, self.samples.ids, self.group_names)
 
     def _opinions(self) -> tuple[list[Labelled], list[NDArray[np.floating]]]:

@@ -1,6 +1,7 @@
 """finefold lr-find, and what train draws of learning rates and epochs."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +150,27 @@ def test_the_table_of_rates(home, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "peak rate" in said and "final rate" in said
     assert f"wrote {tmp_path / 'rates.svg'} (30 optimiser steps of fold 0; nothing was trained)" in said
+
+
+def test_rates_are_drawn_where_the_split_left_a_broken_file_out(shapes, tmp_path, capsys):
+    """A split lacks what does not decode: neither rates nor a recipe's sizes need it; a sound image is asked for."""
+    folder = tmp_path / "images"
+    shutil.copytree(shapes, folder)
+    (folder / "disc" / "98.png").write_bytes(b"no image")
+    init(folder, out=tmp_path / "data.toml")
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    data = str(tmp_path / "data.toml")
+    assert main(["split", data, "--folds", "2"]) == 0
+    assert "disc/98.png" not in (tmp_path / "data.split.csv").read_text()
+    asking = asked("train", tmp_path, "--plot-lr", str(tmp_path / "rates.svg"))
+    capsys.readouterr()
+    assert main([*asking, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["steps"] == 2 * 3 + 3 * 3
+    assert main(["recipe", "explain", "quick", "--data", data]) == 0
+    shutil.copy(folder / "disc" / "00.png", folder / "disc" / "99.png")
+    capsys.readouterr()
+    assert main(asking) == 1
+    assert "1 sample not in the split: `disc/99.png`" in capsys.readouterr().err
 
 
 @pytest.mark.slow  # a whole training; the drawing is tested by itself

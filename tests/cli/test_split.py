@@ -65,10 +65,46 @@ def test_another_split_is_not_written_over(data, capsys):
     capsys.readouterr()
     assert main(["split", str(data), "--seed", "2"]) == 1
     said = capsys.readouterr()
-    assert "holds another split" in said.err
-    assert "give another --out" in said.err
+    assert "holds another split of the same samples" in said.err
+    new = data.with_name("data.split.new.csv")
+    assert f"`finefold split {data} --out {new}`, then `finefold train {data} --split {new}`" in said.err
     assert not said.out
     assert data.with_name("data.split.csv").read_bytes() == before
+
+
+def test_excluded_samples_leave_the_others_their_folds(data, tmp_path, capsys):
+    """What data.toml excludes after the split was made: training takes the split less that; the file stays as it is."""
+    assert main(["split", str(data), "--folds", "2"]) == 0
+    before = data.with_name("data.split.csv").read_bytes()
+    (tmp_path / "out.csv").write_text("id,reason\ndisc/03.png,copy\nsquare/04.png,copy\n")
+    data.write_text(data.read_text().replace("[samples]\n", '[samples]\nexclude = "out.csv"\n'))
+    capsys.readouterr()
+    assert main(["train", str(data), "--recipe", "probe", "--out", str(tmp_path / "run")]) == 0
+    assert "data.split.csv, 2 folds, less 2 samples that data.toml excludes" in capsys.readouterr().err
+    old, used = (pl.read_csv(file, columns=["id", "fold"]) for file in (before, tmp_path / "run" / "split.csv"))
+    assert used.sort("id").equals(old.filter(~pl.col("id").is_in(["disc/03.png", "square/04.png"])).sort("id"))
+    assert main(["recipe", "explain", "quick", "--data", str(data)]) == 0
+    assert main(["split", str(data), "--folds", "2"]) == 1
+    said = capsys.readouterr().err
+    assert "is there and fits, less 2 samples that data.toml excludes: training takes it so" in said
+    assert "nothing is to be done" in said and "--out" in said
+    assert data.with_name("data.split.csv").read_bytes() == before
+
+
+def test_a_split_of_other_samples_names_the_commands(data, tmp_path, capsys):
+    """Ids that are no samples, excluded or not, are an error of training and of the split that is to replace it."""
+    file = data.with_name("data.split.csv")
+    assert main(["split", str(data), "--folds", "2"]) == 0
+    file.write_text(file.read_text().replace("disc/03.png", "disc/99.png"))
+    capsys.readouterr()
+    assert main(["train", str(data), "--recipe", "probe", "--out", str(tmp_path / "run")]) == 1
+    said = capsys.readouterr().err
+    assert "1 id of the split not among the samples: `disc/99.png`" in said
+    assert "`finefold split DATA.toml --out NEW.csv`, then `finefold train DATA.toml --split NEW.csv`" in said
+    assert main(["split", str(data), "--folds", "2"]) == 1
+    said = capsys.readouterr().err
+    assert "holds another split, which does not fit the samples" in said
+    assert f"--split {tmp_path / 'data.split.new.csv'}" in said
 
 
 @pytest.mark.parametrize(("folds", "said"), [("1", "cannot split into 1 fold"), ("60", "60 folds")])

@@ -105,14 +105,20 @@ def read_samples(spec: DataSpec) -> SampleTable:
         DataError: the source is missing, a path or row does not fit what data.toml says of it, a value
             belongs to no class, or a patch does not apply.
     """
+    return read_and_exclude(spec)[0]
+
+
+def read_and_exclude(spec: DataSpec) -> tuple[SampleTable, frozenset[str]]:
+    """`read_samples`, and the ids of the samples that `[samples] exclude` keeps out."""
     table, frame = spec.file.samples, read_source(spec)
-    samples = _identify(frame, table)
+    samples, excluded = _identify(frame, table), frozenset[str]()
     if table.exclude:
-        keep = ~_excluded(samples, spec.folder / table.exclude)
-        samples, frame = samples.filter(keep), frame.filter(keep)
+        is_out = _excluded(samples, spec.folder / table.exclude)
+        excluded = frozenset(samples["id"].filter(is_out))
+        samples, frame = samples.filter(~is_out), frame.filter(~is_out)
     fold = _column(frame, table.fold, "fold") if table.fold else None
     patches = spec.folder / table.patches if table.patches else None
-    return SampleTable(label_samples(samples, frame, spec.space, patches), spec.space, spec.root, fold)
+    return SampleTable(label_samples(samples, frame, spec.space, patches), spec.space, spec.root, fold), excluded
 
 
 def read_source(spec: DataSpec) -> pl.DataFrame:

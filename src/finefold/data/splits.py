@@ -8,7 +8,7 @@ Shapes: N samples in the order of the ids at hand, F folds, K classes.
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -35,6 +35,8 @@ from finefold.data.split_checks import (
 )
 from finefold.data.split_rows import read_rows
 from finefold.errors import SplitError
+
+ANEW = "`finefold split DATA.toml --out NEW.csv`, then `finefold train DATA.toml --split NEW.csv`"
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +93,15 @@ class Split:
         digest.update(rows["fold"].to_numpy().astype("<i4").tobytes())
         return digest.hexdigest()[:16]
 
+    def without(self, ids: Collection[str]) -> "Split":
+        """The split less these samples; ids that it does not hold change nothing.
+
+        Raises:
+            SplitError: a fold would be empty.
+        """
+        kept = self.frame.filter(~pl.col("id").is_in(list(ids)))
+        return self if kept.height == len(self) else Split(kept)
+
     def folds_for(self, ids: Sequence[str] | pl.Series) -> NDArray[np.int64]:
         """The folds of these samples, [N] in their order.
 
@@ -103,7 +114,7 @@ class Split:
             missing = asked["id"].filter(found.is_null())
             raise SplitError(
                 f"{counted(len(missing), 'sample')} of {len(asked)} not in the split: {first_few(missing)}",
-                "make the split from the same data: `finefold split data.toml`",
+                f"make a split from the same data: {ANEW}",
             )
         return found.to_numpy().astype(np.int64)
 
@@ -246,7 +257,7 @@ def check_split_covers(split: Split, ids: Sequence[str] | pl.Series, groups: Seq
         mistakes.append(
             Mistake(
                 f"{counted(len(unknown), 'id')} of the split not among the samples: {first_few(unknown)}",
-                "make the split again, it belongs to other data",
+                f"the split belongs to other data. Deal folds to what is there: {ANEW}",
             )
         )
     missing = samples.join(split.frame, on="id", how="anti", maintain_order="left")["id"]
@@ -254,7 +265,7 @@ def check_split_covers(split: Split, ids: Sequence[str] | pl.Series, groups: Seq
         mistakes.append(
             Mistake(
                 f"{counted(len(missing), 'sample')} not in the split: {first_few(missing)}",
-                "give every sample a fold, or make the split again",
+                f"give every sample a fold, or deal them anew: {ANEW}",
             )
         )
     placed = samples.join(split.frame.select("id", "fold"), on="id", how="inner", maintain_order="left")

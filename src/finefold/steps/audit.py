@@ -22,7 +22,6 @@ from finefold.data.findings import Finding
 from finefold.data.images import list_images
 from finefold.data.samples import SampleTable
 from finefold.data.sources import read_source
-from finefold.data.splits import read_split
 from finefold.errors import SplitError, UsageError
 from finefold.nn.features import PrefixCache
 from finefold.recipe.loader import load_recipe
@@ -33,6 +32,7 @@ from finefold.steps.heads import fit_heads
 from finefold.steps.progress import SILENT, Progress
 from finefold.steps.reading import MAX_PIXELS, Data, without_unreadable
 from finefold.steps.run import Run, open_run
+from finefold.steps.split import split_of
 from finefold.steps.train import folds_of, prefix_cache
 
 IMAGES = ("unreadable", "wrong-extension", "exif-rotation", "image-quality")
@@ -268,7 +268,7 @@ class _Work:
             self._tell("split-leak", f"there is no {file.name}", is_done=False)
             return []
         try:
-            folds_N = read_split(file).folds_for(self.samples.ids)
+            folds_N = split_of(self.data, file).folds_for(self.samples.ids)
         except SplitError as reason:
             self._tell("split-leak", f"{file.name} does not fit: {reason.message}", is_done=False)
             return []

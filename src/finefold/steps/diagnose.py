@@ -35,6 +35,7 @@ from finefold.steps.progress import SILENT, Progress
 from finefold.steps.reading import Data, read_data, without_unreadable
 from finefold.steps.round_trip import RunTrip
 from finefold.steps.run import Run, open_run
+from finefold.steps.split import split_of
 from finefold.steps.train import prefix_cache
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def _is_dataset(value: Any) -> bool:
 
 
 def _of_data(data: Data, progress: Progress) -> Subject:
-    split = read_split(data.default_split) if data.default_split.is_file() else None
+    split = split_of(data, data.default_split) if data.default_split.is_file() else None
     return _of_samples(str(data.file), data, load_recipe("probe"), split, progress)
 
 

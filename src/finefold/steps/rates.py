@@ -22,7 +22,7 @@ from finefold.report.curves import draw_rates
 from finefold.runs.folder import RunFolder, write_text
 from finefold.steps.progress import SILENT, Progress
 from finefold.steps.reading import Data
-from finefold.steps.split import check_train_labels
+from finefold.steps.split import check_train_labels, known_to
 from finefold.steps.train import backbone_of, folds_of, given_split, head_of_one
 from finefold.steps.training import Training, copies_each, partners_named, phase_lengths
 from finefold.steps.tuning import plan_phases
@@ -77,8 +77,8 @@ def plot_rates(
 ) -> RatesDrawn:
     """Draws the learning rate of every stage over the optimiser steps of fold 0, all phases in a row.
 
-    No image is read: a file that does not decode counts as a sample. The drops of `schedule.name = "plateau"` depend
-    on scores and are left out.
+    No image is read but those that a given split lacks; any other that does not decode counts as a sample. The drops
+    of `schedule.name = "plateau"` depend on scores and are left out.
 
     Args:
         data: what `read_data` gave.
@@ -97,16 +97,19 @@ def plot_rates(
     check_has_steps(recipe)
     set_threads()
     given = given_split(data, split, recipe, progress)
-    folds = folds_of(given, data.samples, (), recipe)
-    check_train_labels(folds, data.samples)
+    samples = data.samples
+    if given is not None:
+        samples = known_to(given, samples, max_pixels=round(recipe.image.max_megapixels * 1e6), progress=progress)
+    folds = folds_of(given, samples, (), recipe)
+    check_train_labels(folds, samples)
     with progress.stage("model", 0, ""):
         backbone = backbone_of(recipe)
-        head = head_of_one(_any_heads(recipe, data.samples, backbone), data.samples, recipe)
-        plan, shapes, _ = plan_phases(recipe, backbone, head, data.samples, progress)
+        head = head_of_one(_any_heads(recipe, samples, backbone), samples, recipe)
+        plan, shapes, _ = plan_phases(recipe, backbone, head, samples, progress)
     training = Training(
         RunFolder(Path()),  # nothing is read from there or written to it
         recipe,
-        data.samples,
+        samples,
         folds,
         plan,
         backbone,
@@ -115,8 +118,8 @@ def plot_rates(
         Choice("torch", "fp32", "nothing is computed"),
         "fp32",
         training_device(),
-        copies_each(recipe, data.samples),
-        partners_named(recipe, data.samples),
+        copies_each(recipe, samples),
+        partners_named(recipe, samples),
     )
     if recipe.schedule.name == "plateau":
         progress.say("plateau: when rates drop depends on the scores, so they are drawn without drops")

@@ -8,7 +8,7 @@ from finefold.data.findings import Finding
 from finefold.data.labels import LabelSpace
 from finefold.data.readable import find_unreadable
 from finefold.data.samples import SampleTable
-from finefold.data.sources import DataSpec, read_samples, read_spec
+from finefold.data.sources import DataSpec, read_and_exclude, read_spec
 from finefold.errors import DataError
 from finefold.steps.progress import SILENT, Progress
 
@@ -23,11 +23,13 @@ class Data:
         spec: the checked data.toml.
         samples: all labelled samples, readable or not.
         file: the data.toml.
+        excluded: ids of the samples that its list of exclusions keeps out.
     """
 
     spec: DataSpec
     samples: SampleTable
     file: Path
+    excluded: frozenset[str] = frozenset()
 
     @property
     def space(self) -> LabelSpace:
@@ -48,7 +50,8 @@ def read_data(file: str | Path) -> Data:
     """
     path = Path(file)
     spec = read_spec(path)
-    return Data(spec, read_samples(spec), path)
+    samples, excluded = read_and_exclude(spec)
+    return Data(spec, samples, path, excluded)
 
 
 def check_images(

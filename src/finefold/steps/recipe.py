@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from finefold.data.samples import SampleTable
-from finefold.data.splits import Split, read_split
+from finefold.data.splits import Split
 from finefold.nn.sampling import epoch_rows
 from finefold.recipe.explaining import Value, explain_recipe
 from finefold.recipe.loader import preset_names, preset_text
 from finefold.recipe.schema import Recipe
+from finefold.steps.progress import SILENT
 from finefold.steps.reading import read_data
-from finefold.steps.split import check_fits, make
+from finefold.steps.split import check_fits, known_to, make, split_of
 
 SCARCE = 10  # times rarer than the most frequent class, from where on it is worth a word
 _SIDES = {
@@ -102,7 +103,7 @@ def _about(text: str) -> str:
 def explain(name: str, overrides: Sequence[str] = (), *, data: str | Path | None = None) -> Explained:
     """Every value of a recipe, where it came from and why; with data, what its size means and what does not suit it.
 
-    Images are not opened: samples whose image cannot be read count too.
+    Images are not opened but those that the split lacks: others that cannot be read count as samples.
 
     Args:
         name: a preset, or a path ending in .toml.
@@ -119,7 +120,9 @@ def explain(name: str, overrides: Sequence[str] = (), *, data: str | Path | None
     file = read.default_split
     samples = read.samples
     if file.is_file():
-        split, told = check_fits(read_split(file), samples), str(file)
+        given, most = split_of(read, file), round(recipe.image.max_megapixels * 1e6)
+        samples = known_to(given, samples, max_pixels=most, progress=SILENT)
+        split, told = check_fits(given, samples), str(file)
         values = tuple(_from_data(value, split.num_folds, told) for value in values)
     else:
         split, told = make(samples, folds=recipe.split.folds, seed=recipe.seed), "made as training would"

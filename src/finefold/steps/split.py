@@ -6,8 +6,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from finefold.data.cachedir import cache_root
 from finefold.data.findings import Finding
+from finefold.data.readable import find_unreadable
 from finefold.data.samples import SampleTable
+from finefold.data.split_checks import counted
 from finefold.data.splits import (
     Split,
     SplitBalance,
@@ -22,7 +25,7 @@ from finefold.data.splits import make_split as deal
 from finefold.data.strata import MISSING
 from finefold.errors import SplitError
 from finefold.steps.progress import SILENT, Progress
-from finefold.steps.reading import Data, check_images
+from finefold.steps.reading import Data, check_images, without_unreadable
 
 
 @dataclass(frozen=True)
@@ -61,15 +64,37 @@ def split(
     made = make(samples, folds=folds, seed=seed)
     file = Path(out) if out is not None else data.default_split
     if file.exists() and read_split(file).hash != made.hash:
-        raise SplitError(
-            f"{file} holds another split",
-            "runs on different splits cannot be compared: give another --out, or delete the file if no run needs it",
-        )
+        raise _other_split(data, samples, file)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_split(made, file)
     codes, names = strata_for(made, samples)
     balance = describe_balance(made, codes, names, trainable=samples.space.num_classes)
     return SplitMade(made, balance, names, file, samples, tuple(findings))
+
+
+def _other_split(data: Data, samples: SampleTable, file: Path) -> SplitError:
+    """What to do about a split that is there: where it fits, with some samples excluded since, training takes it."""
+    made_anew = file.with_name(f"{file.stem}.new.csv")
+    anew = f"`finefold split {data.file} --out {made_anew}`, then `finefold train {data.file} --split {made_anew}`"
+    try:
+        old = read_split(file)
+        rest = old.without(data.excluded)
+        check_fits(rest, samples)
+    except SplitError:
+        return SplitError(
+            f"{file} holds another split, which does not fit the samples",
+            f"keep it for the runs that were made by it, and deal folds of their own to the samples: {anew}; "
+            "or delete the file if no run needs it",
+        )
+    if lost := len(old) - len(rest):
+        return SplitError(
+            f"{file} is there and fits, less {counted(lost, 'sample')} that data.toml excludes: training takes it so",
+            f"nothing is to be done: the samples keep their folds. For folds dealt anew: {anew}",
+        )
+    return SplitError(
+        f"{file} holds another split of the same samples",
+        f"runs on different splits cannot be compared. To use both: {anew}; or delete the file if no run needs it",
+    )
 
 
 def make(samples: SampleTable, *, folds: int, seed: int) -> Split:
@@ -110,6 +135,31 @@ def check_groups(given: Split, samples: SampleTable) -> None:
     known = given.frame.select("id", "fold").join(own, on="id", how="inner", maintain_order="left")
     if known.height == len(given):  # else ids are unknown, which `check_fits` tells
         Split(known)
+
+
+def split_of(data: Data, file: Path) -> Split:
+    """A split from a file, less the samples that data.toml excludes: their folds wait for them.
+
+    Raises:
+        SplitError: it is no split, or a fold would be empty.
+    """
+    return read_split(file).without(data.excluded)
+
+
+def known_to(given: Split, samples: SampleTable, *, max_pixels: int, progress: Progress) -> SampleTable:
+    """The samples less those that a split lacks because their images do not decode; no others are opened.
+
+    Raises:
+        DataError: no image decodes.
+    """
+    known = set(given.frame["id"])
+    missing = [(name, path) for name, path in zip(samples.ids, samples.paths, strict=True) if name not in known]
+    if not missing:
+        return samples
+    ids, paths = zip(*missing, strict=True)
+    with progress.stage("decoding", len(ids), "images") as advance:
+        findings = find_unreadable(ids, paths, cache=cache_root(), max_pixels=max_pixels, advance=advance)
+    return without_unreadable(samples, findings)
 
 
 def check_fits(given: Split, samples: SampleTable) -> Split:

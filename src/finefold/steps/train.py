@@ -13,6 +13,7 @@ from finefold.data.boxes import BoxTable
 from finefold.data.findings import Finding
 from finefold.data.predictions import Predictions, write_parquet
 from finefold.data.samples import SampleTable
+from finefold.data.split_checks import counted
 from finefold.data.splits import Split, read_split
 from finefold.errors import SplitError, UsageError
 from finefold.nn.backbones import Backbone, find_backbone, own_backbone
@@ -308,8 +309,10 @@ def given_split(data: Data, split: Split | str | Path | None, recipe: Recipe, pr
     if split is None and not data.default_split.is_file():
         return None
     file = Path(split) if split is not None else data.default_split
-    given = read_split(file)
-    progress.say(f"split: {file}, {given.num_folds} folds")
+    whole = read_split(file)
+    given = whole.without(data.excluded)
+    less = f", less {counted(out, 'sample')} that data.toml excludes" if (out := len(whole) - len(given)) else ""
+    progress.say(f"split: {file}, {given.num_folds} folds{less}")
     check_groups(given, data.samples)
     if "folds" in recipe.split.model_fields_set and recipe.split.folds != given.num_folds:
         raise SplitError(

@@ -77,14 +77,14 @@ def test_the_page_holds_the_images_and_needs_nothing(found):
     page = found.written[0].read_text()
     assert page.startswith("<!doctype html>") and page.count("data:image/jpeg;base64,") > 10
     assert "http" not in page.replace("http-equiv", "") and len(page) < 2_000_000
-    assert "prefers-color-scheme:dark" in page and "Labels that are likely wrong" in page
+    assert "prefers-color-scheme:dark" in page and "Labels under suspicion" in page
 
 
 def test_what_to_write_into_data_toml_is_shown(home, found, capsys):
     """The lines that name both drafts, as data.toml takes them: from its folder on."""
     show_audit.audited(found, as_json=False)
     said = capsys.readouterr().out
-    assert f"name them in {home / 'data.toml'}, and split again:" in said
+    assert f"name them in {home / 'data.toml'}:" in said
     assert '  [samples]\n  patches = "out/data.patches.csv"\n  exclude = "out/data.exclude.csv"\n' in said
 
 

@@ -54,6 +54,18 @@ def noise_share(labels_N: NDArray[np.int64], probs_NC: Floats) -> float:
     return float(1 - np.trace(scaled_CC) / max(1, given_C.sum()))
 
 
+def agreement(labels_N: NDArray[np.int64], probs_NC: Floats) -> float:
+    """Cohen's kappa of the given labels and the most probable classes: 1 agrees in all, 0 as often as by chance.
+
+    References:
+        Cohen, A Coefficient of Agreement for Nominal Scales, Educational and Psychological Measurement 20, 1960.
+    """
+    num_classes, said_N = probs_NC.shape[1], probs_NC.argmax(axis=1)
+    given_C, said_C = (np.bincount(codes, minlength=num_classes) / len(labels_N) for codes in (labels_N, said_N))
+    by_chance = float(given_C @ said_C)
+    return (float((said_N == labels_N).mean()) - by_chance) / (1 - by_chance) if by_chance < 1 else 0.0
+
+
 def suspects(labels_N: NDArray[np.int64], probs_NC: Floats) -> NDArray[np.int64]:
     """Numbers of the samples off the confident joint's diagonal, the most contradicted first."""
     confident_N = confident_classes(labels_N, probs_NC)

@@ -1,4 +1,4 @@
-"""Which labels are likely wrong: of single samples, and of whole groups that share them.
+"""Which labels are suspect: of single samples, and of whole groups that share them.
 
 Shapes: N samples, G groups, C classes of an attribute, K joint classes.
 """
@@ -9,11 +9,19 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from finefold.auditing.confident import confident_classes, confident_thresholds, group_vote, margins, noise_share
+from finefold.auditing.confident import (
+    agreement,
+    confident_classes,
+    confident_thresholds,
+    group_vote,
+    margins,
+    noise_share,
+)
 from finefold.auditing.voting import MOST_GROUPS, group_kernel, oddness_of_numbers, vote_of_groups
 from finefold.data.findings import Finding
 
 MOST_FINDINGS = 200  # per attribute; the rest is counted
+LEAST_KAPPA = 0.3  # agreement with the labels beyond chance, below which a judge knows too little to doubt them
 LEAST_ODDS = 0.7  # log odds by which another class must be more likely; twice as likely
 _CONSTANT_SHARE = 0.95  # of the groups with several samples in which an attribute must agree to belong to the group
 _NUMBER_COST = 1.16  # log(8 / sqrt(2 pi)): a wrong number is anywhere within four deviations, a right one is normal
@@ -52,7 +60,7 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Suspect:
-    """A label that is likely wrong.
+    """A label that may be wrong.
 
     Args:
         attribute: its name.
@@ -92,7 +100,10 @@ def find_suspects(
     *,
     features: Sequence[NDArray[np.floating]] = (),
 ) -> tuple[list[Suspect], dict[str, float]]:
-    """Labels that are likely wrong, the likeliest first, and each attribute's estimated share of wrong labels.
+    """Labels that may be wrong, the likeliest first, and each attribute's estimated share of wrong labels.
+
+    The share is NaN where the judge agrees with the labels hardly beyond chance: of such an attribute no label is
+    suspected, but for numbers that are far from what look-alikes have.
 
     Of attributes that belong to groups (a person's gender) whole groups are judged. With features a classifier of
     groups is fitted; without, the samples' probabilities vote. Of others single samples are judged, by confident
@@ -141,12 +152,14 @@ def _of_groups(
         probs_GC = group_vote(one.probs_NC, groups_N, labels_G)
     else:
         probs_GC = vote_of_groups(kernel_GG, labels_G, len(one.classes))
-    share = noise_share(labels_G[known], probs_GC[known])
+    share = _share_wrong(labels_G[known], probs_GC[known])
     numbers_G = np.full(len(rows_G), np.nan)
     if one.numbers_N is not None:
         numbers_G = np.array([one.numbers_N[rows[0]] for rows in rows_G])
     if kernel_GG is not None and np.isfinite(numbers_G).sum() >= 20 and np.nanstd(numbers_G) > 0:
         return _of_numbers(one, rows_G, labels_G, numbers_G, kernel_GG, probs_GC), share
+    if np.isnan(share):
+        return [], share
     trusted_GC = probs_GC / confident_thresholds(labels_G[known], probs_GC[known])
     odds_G = np.full(len(rows_G), -np.inf)
     odds_G[known] = -margins(labels_G[known], trusted_GC[known])
@@ -201,6 +214,9 @@ def _of_samples(one: Labelled, groups_N: Codes, rows_G: list[NDArray[np.int64]])
     codes, probs = one.codes_N[known], one.probs_NC[known]
     if len(set(codes.tolist())) < 2:
         return [], 0.0
+    share = _share_wrong(codes, probs)
+    if np.isnan(share):
+        return [], share
     trusted = probs / confident_thresholds(codes, probs)
     odds = -margins(codes, trusted)
     confident = confident_classes(codes, probs)
@@ -221,7 +237,12 @@ def _of_samples(one: Labelled, groups_N: Codes, rows_G: list[NDArray[np.int64]])
             evidence["swapped"] = "the two look as if they had changed places"
         given = one.classes[codes[place]]
         found.append(Suspect(one.name, rows, -1, given, one.classes[suggested], float(odds[place]), evidence))
-    return found, noise_share(codes, probs)
+    return found, share
+
+
+def _share_wrong(codes: Codes, probs: Floats) -> float:
+    """The estimated share of wrong labels; NaN where who estimates it agrees with the labels hardly beyond chance."""
+    return noise_share(codes, probs) if agreement(codes, probs) >= LEAST_KAPPA else float("nan")
 
 
 def _partner(one: Labelled, row: int, suggested: int, rows: NDArray[np.int64]) -> int | None:
@@ -262,7 +283,7 @@ def label_findings(
             "log_odds": round(one.odds, 2),
             **one.evidence,
             "suspects_of_attribute": total[one.attribute],
-            "estimated_share_wrong": round(shares[one.attribute], 4),
+            "estimated_share_wrong": None if np.isnan(shares[one.attribute]) else round(shares[one.attribute], 4),
         }
         swapped = " and its partner seem to have changed places" if "swapped" in one.evidence else ""
         findings.append(

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from finefold.steps.audit import Audit
 
 WORST = 10  # findings told of a kind
-LONGEST = 110
 DRAFTS = ("patches", "exclude")  # what data.toml calls the lists, in the order in which they are written
 
 
@@ -43,8 +42,7 @@ def _worst(kind: str, findings: "Sequence[Finding]") -> None:
     say(f"{kind}:")
     for one in findings[:WORST]:
         where = f"{one.ids[0]}: " if one.ids and kind == "unreadable" else ""
-        line = f"  {where}{one.cause}"
-        say(line if len(line) <= LONGEST or where else line[: LONGEST - 1] + "…")
+        say(f"  {where}{one.cause}")
     if len(findings) > WORST:
         say(f"  and {len(findings) - WORST:,} more")
     say("")
@@ -56,12 +54,13 @@ def _next(found: "Audit") -> list[str]:
         return ["nothing was found"]
     drafts = [file for file in found.written if file.suffix == ".csv"]
     if drafts:
-        home = found.data.file.parent.resolve()
+        home, split = found.data.file.parent.resolve(), found.data.default_split
         lines = [f'  {key} = "{os.path.relpath(file, home)}"' for key, file in zip(DRAFTS, drafts, strict=True)]
         return [
-            f"next: go through both lists, delete what is wrong, name them in {found.data.file}, and split again:",
+            f"next: look at each line of both lists, delete those that are wrong, and name them in {found.data.file}:",
             "  [samples]",
             *lines,
+            *([f"  {split.name} can stay: all others keep their folds"] if split.is_file() else ()),
         ]
     if found.written:
         return [f"next: open the page; finefold audit {found.data.file} --fix drafts corrections"]

@@ -20,7 +20,7 @@ MOST_PER_FINDING = 12  # images of a finding
 MOST_THUMBS = 700  # of the page, some 3 MB
 
 TITLES = {
-    "label-suspect": "Labels that are likely wrong",
+    "label-suspect": "Labels under suspicion: look before you change one",
     "near-duplicate": "The same photo again, changed",
     "exact-duplicate": "The same file again",
     "duplicate-labels-differ": "Copies with different labels",

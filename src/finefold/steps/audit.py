@@ -279,7 +279,10 @@ class _Work:
         labelled, features = self._opinions()
         with self.progress.stage("labels", 0, ""):
             suspects, shares = find_suspects(labelled, self.groups_N, features=features)
-        estimate = ", ".join(f"{name} {100 * share:.1f} %" for name, share in shares.items())
+        estimate = ", ".join(
+            f"{name} cannot be told" if np.isnan(share) else f"{name} {100 * share:.1f} %"
+            for name, share in shares.items()
+        )
         source = "the run's ledger" if self.run is not None else "a probe fitted here"
         agrees = ", ".join(f"{one.name} {100 * one.accuracy:.0f} %" for one in labelled)
         says = f"by {source}, out of fold, which agrees with the labels in {agrees}; estimated wrong or doubtful"

@@ -107,6 +107,8 @@ def test_the_same_photo_in_two_folds_and_in_the_test_set(people, tmp_path):
     assert found(said, "exact-duplicate").evidence["rows"] >= 8
     leak = found(said, "split-leak")
     assert leak.severity == "error" and leak.evidence["exact"] > 0
+    least = "at least " if "the likeliest of" in said.checks[0].says else ""
+    assert leak.cause.startswith(f"{least}{len(leak.ids)} images")
     test = found(said, "test-in-train")
     assert test.severity == "error" and test.evidence["exact"] == 1
     assert tests[0].name in test.ids

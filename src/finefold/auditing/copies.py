@@ -46,6 +46,7 @@ class Copies:
         least: likeness from which pairs count as copies.
         typical: median likeness of neighbours that are no copies.
         num_candidates: pairs that were compared.
+        num_left: less alike candidates that were not, so that there may be more copies.
     """
 
     pairs_P2: NDArray[np.int64]
@@ -55,6 +56,7 @@ class Copies:
     least: float
     typical: float
     num_candidates: int
+    num_left: int = 0
 
     def __len__(self) -> int:
         return len(self.pairs_P2)
@@ -115,7 +117,8 @@ def find_copies(
     exact = {(i, j) for i, j in exact_P2.tolist()}
     most = max(2, min(NEIGHBOURS, MOST_CANDIDATES // len(groups_N)))
     pairs = [pair for pair in _candidates(looks, groups_N, usable, neighbours_NK[:, :most]) if pair not in exact]
-    if features_ND is not None and len(pairs) > most_pairs:
+    num_found = len(pairs)
+    if features_ND is not None and num_found > most_pairs:
         alike_P = likeness_of_pairs(features_ND, np.array(pairs), rng=rng)
         pairs = [pairs[place] for place in np.sort(np.argsort(-alike_P, kind="stable")[:most_pairs]).tolist()]
     likeness = Likeness(looks.rows_N["thumb"], rng=rng)
@@ -124,7 +127,7 @@ def find_copies(
         compare = partial(_compare, likeness, looks.content_N, known)
         least, typical = _bar([alike for _, alike, _ in compare(null_pairs, lambda _: None)])
         near = [one for one in compare(pairs, advance) if one[1] >= least]
-    return _copies(exact_P2, near, least, typical, len(pairs))
+    return _copies(exact_P2, near, least, typical, len(pairs), num_found - len(pairs))
 
 
 def clusters(pairs: Iterable[Sequence[int]]) -> list[list[int]]:
@@ -247,6 +250,7 @@ def _copies(
     least: float,
     typical: float,
     num_candidates: int,
+    num_left: int = 0,
 ) -> Copies:
     near = sorted(near, key=lambda one: -one[1])
     pairs = [*exact_P2.tolist(), *(pair for pair, _, _ in near)]
@@ -258,4 +262,5 @@ def _copies(
         least,
         typical,
         num_candidates,
+        num_left,
     )

@@ -7,9 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finefold.auditing.copies import Copies, clusters
-from finefold.data.findings import Finding
+from finefold.data.findings import Finding, Severity
 
 SHOWN_PAIRS = 20
+MANY = 0.02  # share of images with a copy in another fold, from which on that is an error
+KEEP_APART = (
+    "keep one of each: `finefold audit --fix` drafts the list; or, where a column or the files' names tell who is "
+    "shown, name it in `[samples] group`, so that every split keeps copies together"
+)
 
 
 def duplicate_findings(
@@ -68,6 +73,16 @@ def overlap_findings(copies: Copies, ids: Sequence[str], is_test_N: NDArray[np.b
     return findings
 
 
+def severity_of_leak(num_exact: int, share: float) -> Severity:
+    """How bad copies in two folds are: an error where files are equal, or where a good part of the images is concerned.
+
+    Args:
+        num_exact: pairs of equal files among them.
+        share: of all images, in 0..1.
+    """
+    return "error" if num_exact or share >= MANY else "warning"
+
+
 def split_findings(
     copies: Copies, ids: Sequence[str], folds_N: NDArray[np.int64], labels_N: NDArray[np.int64]
 ) -> list[Finding]:
@@ -89,7 +104,7 @@ def split_findings(
     return [
         Finding(
             "split-leak",
-            "warning",
+            severity_of_leak(int(copies.is_exact_P[numbers].sum()), share),
             tuple(ids[row] for row in rows),
             {
                 "pairs": len(numbers),
@@ -99,8 +114,7 @@ def split_findings(
                 "shown": _told(numbers.tolist(), copies, ids),
             },
             cause=f"{len(rows)} samples ({100 * share:.1f} %) have a copy in another fold: trained on, then scored",
-            remedy="keep one of each: `finefold audit --fix` drafts the list; or give copies one group, so that a "
-            "split keeps them together: `[samples] group`",
+            remedy=KEEP_APART,
         )
     ]
 

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finefold.auditing.copies import Copies, clusters
-from finefold.data.findings import Finding, Severity
+from finefold.auditing.duplicates import KEEP_APART, severity_of_leak
+from finefold.data.findings import Finding
 from finefold.doctor.diagnosis import Checked
 from finefold.doctor.memory import Memory, accuracies, look_alikes, remembered, supposed_groups
 from finefold.doctor.probing import Judged, judged
@@ -19,15 +20,10 @@ from finefold.doctor.subject import Subject
 
 NAME = "honesty"
 SHOWN = 20  # pairs or groups in the evidence
-MANY = 0.02  # share of rows with a near copy in another fold, from which on that is an error
 NUM_CHANCE = 2000  # deals of groups to folds
 RARE = 0.001
 ABOUT_AS_MUCH = 0.6  # of the memory that the best grouping shows
 LEAST_SPREAD = 0.05  # between the best and the worst fold
-KEEP_TOGETHER = (
-    "give copies one group, so that every split keeps them together: `[samples] group`; or keep one of each: `finefold "
-    "audit --fix` drafts the list"
-)
 
 
 def check_honesty(subject: Subject) -> Checked:
@@ -40,7 +36,11 @@ def check_honesty(subject: Subject) -> Checked:
     copies = copies_of(subject)
     if copies is not None:
         found += _of_copies(subject, copies, rows, rng)
-        said.append(f"{copies.num_candidates} pairs of look-alikes compared, {len(copies)} of them copies")
+        part = f" (the likeliest of {copies.num_candidates + copies.num_left:,}; `finefold audit` compares all)"
+        said.append(
+            f"{copies.num_candidates:,} pairs of look-alikes compared{part * bool(copies.num_left)}, {len(copies)} of "
+            "them copies"
+        )
     else:
         found += _same_pictures(subject)
         said.append("equal pictures looked for; which files they are of is not known, so no others")
@@ -102,7 +102,7 @@ def _across_folds(subject: Subject, copies: Copies, rows: Judged | None, rng: np
         return []
     concerned = np.unique(copies.pairs_P2[numbers])
     share, num_exact = len(concerned) / len(subject.ids), int(copies.is_exact_P[numbers].sum())
-    severity: Severity = "error" if has_folds and (num_exact or share >= MANY) else "warning"
+    severity = severity_of_leak(num_exact, share) if has_folds else "warning"
     evidence = {
         "what": "copies",
         "pairs": len(numbers),
@@ -117,6 +117,7 @@ def _across_folds(subject: Subject, copies: Copies, rows: Judged | None, rng: np
     seen = (
         "" if effect is None else f"; the probe has {effect[0]:.2f} of them right so, {effect[1]:.2f} if kept together"
     )
+    least = "at least " * bool(copies.num_left)
     where = "have a copy in another fold" if has_folds else "have a copy, and nothing keeps the two together"
     return [
         Finding(
@@ -124,8 +125,8 @@ def _across_folds(subject: Subject, copies: Copies, rows: Judged | None, rng: np
             severity,
             tuple(subject.ids[row] for row in concerned),
             evidence,
-            f"{len(concerned)} images ({share:.1%}) {where}: they are trained on, then scored{seen}",
-            KEEP_TOGETHER,
+            f"{least}{len(concerned)} images ({share:.1%}) {where}: they are trained on, then scored{seen}",
+            KEEP_APART,
         )
     ]
 
@@ -216,7 +217,7 @@ def _of_pair(train: Subject, valid: Subject) -> list[Finding]:
     return [
         Finding(
             "split-leak",
-            "error" if num_near < len(rows) or share >= MANY else "warning",
+            severity_of_leak(len(rows) - num_near, share),
             tuple(valid.ids[row] for row in rows),
             {"what": "pair", "rows": len(rows), "share": round(share, 4), "near": num_near, "shown": shown},
             f"{len(rows)} of {len(valid.ids)} validation rows ({share:.1%}) have {what} in the training set: the score "

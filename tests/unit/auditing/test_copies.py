@@ -46,6 +46,17 @@ def test_features_find_what_hashes_miss(looks, tmp_path):
     assert np.allclose(again.likeness_P, first.likeness_P, atol=1e-6)
 
 
+def test_candidates_that_are_left_are_counted(looks):
+    """With fewer pairs compared than there are candidates the most alike ones are, and the rest is counted."""
+    features = np.random.default_rng(0).random((63, 20)).astype(np.float16)
+    features[62] = features[2] * 1.01
+    whole = find_copies(looks, np.arange(63), features)
+    part = find_copies(looks, np.arange(63), features, most_pairs=20)
+    assert whole.num_left == 0 and part.num_candidates == 20
+    assert part.num_candidates + part.num_left == whole.num_candidates
+    assert {(0, 60), (2, 62)} <= found_pairs(part)
+
+
 def test_images_of_one_group_are_no_near_copies(looks):
     """One person's photos may look alike; the same file twice is told all the same."""
     groups = np.arange(63)
@@ -72,6 +83,11 @@ def test_findings_name_groups_labels_folds_and_test_images(looks):
     folds[61] = 1
     (leak,) = split_findings(copies, looks.ids, folds, codes)
     assert leak.evidence["pairs"] == 1 and set(leak.ids) == {"01.png", "second darker.jpg"}
+    assert leak.severity == "error"  # two of 63 images are more than 2 %
+    folds[:] = 0
+    folds[60] = 1
+    (leak,) = split_findings(copies, looks.ids * 2, folds, codes)
+    assert leak.severity == "error" and leak.evidence["share"] < 0.02  # equal files are, however few
     is_test = np.arange(63) >= 60
     severities = [one.severity for one in overlap_findings(copies, looks.ids, is_test)]
     assert severities == ["error", "warning", "warning"]

@@ -184,7 +184,7 @@ def answers(made: "Tally", written: Any, *, as_json: bool) -> None:
             made.class_names, made.counts_K, made.expected_K, made.shares_K, made.run.train_shares_K, strict=True
         )
     ]
-    columns = ("class", "answers", "expected", "share of answers", "share in training")
+    columns = ("class", "answers", "sum of probabilities", "share of answers", "share in training")
     table("answers beside training", columns, rows)
     if made.is_far_from_training:
         warn("the answers' shares are far from the training shares: another kind of images, or another preprocessing?")

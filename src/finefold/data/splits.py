@@ -36,7 +36,10 @@ from finefold.data.split_checks import (
 from finefold.data.split_rows import read_rows
 from finefold.errors import SplitError
 
-ANEW = "`finefold split DATA.toml --out NEW.csv`, then `finefold train DATA.toml --split NEW.csv`"
+ANEW = (
+    "deal folds to the samples that are there: `finefold split DATA.toml --out NEW.csv`, then `finefold train DATA.toml "
+    "--split NEW.csv`"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +117,7 @@ class Split:
             missing = asked["id"].filter(found.is_null())
             raise SplitError(
                 f"{counted(len(missing), 'sample')} of {len(asked)} not in the split: {first_few(missing)}",
-                f"make a split from the same data: {ANEW}",
+                ANEW,
             )
         return found.to_numpy().astype(np.int64)
 
@@ -257,7 +260,7 @@ def check_split_covers(split: Split, ids: Sequence[str] | pl.Series, groups: Seq
         mistakes.append(
             Mistake(
                 f"{counted(len(unknown), 'id')} of the split not among the samples: {first_few(unknown)}",
-                f"the split belongs to other data. Deal folds to what is there: {ANEW}",
+                ANEW,
             )
         )
     missing = samples.join(split.frame, on="id", how="anti", maintain_order="left")["id"]
@@ -265,7 +268,7 @@ def check_split_covers(split: Split, ids: Sequence[str] | pl.Series, groups: Seq
         mistakes.append(
             Mistake(
                 f"{counted(len(missing), 'sample')} not in the split: {first_few(missing)}",
-                f"give every sample a fold, or deal them anew: {ANEW}",
+                ANEW,
             )
         )
     placed = samples.join(split.frame.select("id", "fold"), on="id", how="inner", maintain_order="left")

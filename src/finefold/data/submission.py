@@ -16,6 +16,7 @@ from finefold.data.rows import read_rows
 from finefold.errors import SubmissionError
 
 SHARE_DISTANCE = 0.25  # total variation between predicted and training shares that is worth a warning
+CHANCE = 0.05  # of a warning for answers drawn at the usual shares
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,21 @@ def answered(
 def share_distance(first_K: NDArray[np.float64], second_K: NDArray[np.float64]) -> float:
     """Total variation distance of two share vectors, in [0, 1]."""
     return float(abs(first_K - second_K).sum() / 2)
+
+
+def is_far(shares_K: NDArray[np.float64], usual_K: NDArray[np.float64], count: int) -> bool:
+    """Whether shares of `count` answers are worth a warning: well off the usual ones, and beyond what so few show.
+
+    Answers drawn at the usual shares lie beyond the bar with a chance of `CHANCE` at most.
+
+    References:
+        McDiarmid, On the method of bounded differences, Surveys in Combinatorics, 1989: one answer moves the distance
+        by at most 1 / count.
+    """
+    count = max(1, count)
+    mean = float(np.sqrt(usual_K * (1 - usual_K) / count).sum() / 2)  # no less than the mean distance
+    beyond = float(np.sqrt(np.log(1 / CHANCE) / (2 * count)))
+    return share_distance(shares_K, usual_K) > max(SHARE_DISTANCE, mean + beyond)
 
 
 def write_csv(frame: pl.DataFrame, path: Path) -> None:

@@ -98,7 +98,8 @@ def _against_test(subject: Subject) -> Checked:
     findings += _of_properties(properties)
     estimates = _shares(subject, features[1], tests)
     subjects = len(tests) * len(np.unique(subject.group_codes_N)) / len(subject.ids)  # if grouped like training
-    findings += _of_shares(estimates, is_sure=subjects >= MANY_SUBJECTS)
+    judge = "a probe's answers" if subject.answer_test is None else "the run's answers"
+    findings += _of_shares(estimates, judge=judge, is_sure=subjects >= MANY_SUBJECTS)
     changed = [one.name for one in estimates if one.is_shifted]
     shares = f"class shares of {', '.join(changed)} differ" if changed else "no class share differs beyond chance"
     says = f"{len(tests)} images to be predicted against {len(rows)}: {_told(found)}; {shares}"
@@ -328,7 +329,7 @@ def _probe_probs(
     return probs[:count], probs[count:]
 
 
-def _of_shares(estimates: "Sequence[ShareEstimate]", *, is_sure: bool) -> list[Finding]:
+def _of_shares(estimates: "Sequence[ShareEstimate]", *, judge: str, is_sure: bool) -> list[Finding]:
     found = []
     for one in estimates:
         moved = float(np.abs(one.shares_K - one.before_K).sum() / 2)
@@ -346,7 +347,7 @@ def _of_shares(estimates: "Sequence[ShareEstimate]", *, is_sure: bool) -> list[F
                 severity,
                 (),
                 {"what": "shares", "attribute": one.name, "moved": round(moved, 4), **one.to_dict()},
-                f"the class shares of `{one.name}` seem to be others in the images to be predicted: "
+                f"the class shares of `{one.name}` seem to be others in the images to be predicted, by {judge}: "
                 f"{', '.join(changed[:4])}",
                 "`finefold predict` corrects for it where that pays: `--adapt-prior auto`; it assumes that images of "
                 "a class "

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
+from scipy import sparse, special
 
 from finefold.metrics.classification import FloatArray, IntArray
 
@@ -49,26 +49,49 @@ class Score:
             raise ValueError(f"interval [{self.low}, {self.high}] does not contain the score {self.value}")
 
     @classmethod
-    def from_resamples(cls, value: float, resampled_R: FloatArray, n: int) -> "Score":
+    def from_resamples(
+        cls, value: float, resampled_R: FloatArray, n: int, *, num_counted: int | None = None
+    ) -> "Score":
         """The value with the 2.5 and 97.5 percentiles of its resamples, widened to contain it.
 
         Widening matters for few samples only: macro F1 is biased downward in resamples, which repeat
         samples and lose classes, so with a dozen samples its percentiles can lie below the value.
-        A number that comes from a single group does not vary between resamples: its interval has no
-        width, and `n` is what warns of that.
+        A share that is 0 or 1, or comes from a single group, does not vary between resamples, and its interval would
+        have no width however few groups it is of: there it is the interval of counting as many.
 
         Args:
             value: the score on all samples.
             resampled_R: [R] the same score on every resample; NaN where a resample has no such score.
             n: number of samples the score is about.
+            num_counted: of a share in 0..1 (accuracy, recall, F1), how many groups it is of; None for other scores.
         """
         known = resampled_R[~np.isnan(resampled_R)]
         low, high = np.quantile(known, LEVELS) if len(known) else (value, value)
+        if num_counted and low == high == value:
+            low, high = counting_interval(float(value), num_counted)
         return cls(float(value), float(min(low, value)), float(max(high, value)), int(n))
 
     def to_dict(self) -> dict[str, Any]:
         """The score as plain JSON values."""
         return asdict(self)
+
+
+def counting_interval(share: float, count: int, *, chance: float = 0.05) -> tuple[float, float]:
+    """The exact interval of a share that was counted.
+
+    Args:
+        share: in 0..1; of `count` need not be a whole number.
+        count: how many were counted, at least 1.
+        chance: of missing the true share, both sides together.
+
+    References:
+        Clopper, Pearson, The use of confidence or fiducial limits illustrated in the case of the binomial,
+        Biometrika 26, 1934.
+    """
+    hits = share * count
+    low = 0.0 if hits <= 0 else float(special.betaincinv(hits, count - hits + 1, chance / 2))
+    high = 1.0 if hits >= count else float(special.betaincinv(hits + 1, count - hits, 1 - chance / 2))
+    return low, high
 
 
 def group_codes(groups_N: NDArray[Any]) -> tuple[IntArray, int]:

@@ -16,13 +16,21 @@ from scipy import optimize, sparse
 
 from finefold.metrics.calibration import fit_vector
 from finefold.metrics.classification import FloatArray, IntArray
-from finefold.metrics.intervals import Score, bootstrap_sums, group_bootstrap_weights, group_codes, group_sums
+from finefold.metrics.intervals import (
+    Score,
+    bootstrap_sums,
+    counting_interval,
+    group_bootstrap_weights,
+    group_codes,
+    group_sums,
+)
 
 RESAMPLES = 400  # an estimate costs some twenty passes over the rows, so fewer than of scores
 TOLERANCE = 1e-6
 RESAMPLE_TOLERANCE = 1e-4  # of resamples, whose own noise is a hundred times that
 ROUNDS = 5000
 LONGEST_LEAP = 1000  # rounds; what asks for more is rounding
+FEW = 5  # groups of a class, or of all others, below which resamples say too little of an interval
 CHANCE = 0.05  # of calling an unchanged set shifted, over the classes of a question
 
 
@@ -171,9 +179,9 @@ def estimate_shares(
         name,
         tuple(class_names),
         before_K,
-        _scores(em_K, np.clip(drawn_KR, 0, 1), len(probs_NK)),
-        _scores(bbse_K, solved_RK.T, len(probs_NK)),
-        (low_K > 0) | (high_K < 0),
+        _scores(em_K, np.clip(drawn_KR, 0, 1), len(probs_NK), own[1]),
+        _scores(bbse_K, solved_RK.T, len(probs_NK), own[1]),
+        ((low_K > 0) | (high_K < 0)) & ~_might_be_counted(before_K, em_K, own[1]),
     )
 
 
@@ -305,5 +313,24 @@ def _solved(confusion_KK: FloatArray, means_K: FloatArray) -> FloatArray:
     return np.asarray(shares_K / shares_K.sum())
 
 
-def _scores(values_K: FloatArray, drawn_KR: FloatArray, n: int) -> tuple[Score, ...]:
-    return tuple(Score.from_resamples(value, drawn_R, n) for value, drawn_R in zip(values_K, drawn_KR, strict=True))
+def _scores(values_K: FloatArray, drawn_KR: FloatArray, n: int, num_groups: int) -> tuple[Score, ...]:
+    """Estimates with their intervals; near 0 and 1, where draws hardly differ, at least that of counting the groups."""
+    found = []
+    for value, drawn_R, is_of_few in zip(values_K, drawn_KR, _is_of_few(values_K, num_groups), strict=True):
+        score = Score.from_resamples(value, drawn_R, n)
+        if is_of_few:
+            low, high = counting_interval(score.value, num_groups)
+            score = Score(score.value, min(low, score.low), max(high, score.high), n)
+        found.append(score)
+    return tuple(found)
+
+
+def _might_be_counted(before_K: FloatArray, shares_K: FloatArray, num_groups: int) -> NDArray[np.bool_]:
+    """[K] whether a share near 0 or 1 is what so few groups show by chance, even if every class were known for sure."""
+    ends = [counting_interval(share, num_groups, chance=CHANCE / len(shares_K)) for share in shares_K.tolist()]
+    is_inside_K = [low <= before <= high for before, (low, high) in zip(before_K.tolist(), ends, strict=True)]
+    return np.asarray(_is_of_few(shares_K, num_groups) & is_inside_K)
+
+
+def _is_of_few(shares_K: FloatArray, num_groups: int) -> NDArray[np.bool_]:
+    return np.minimum(shares_K, 1 - shares_K) * num_groups < FEW

@@ -117,17 +117,21 @@ def score_slices(
         drawn_R = _ratio(hits_RS[:, code], counts_RS[:, code])
         outside_R = _ratio(hits_RS.sum(axis=1) - hits_RS[:, code], counts_RS.sum(axis=1) - counts_RS[:, code])
         accuracy = float(is_right_N[of_slice_N].mean())
+        num_of_slice = len(np.unique(groups_N[of_slice_N]))
+        within = Score.from_resamples(accuracy, drawn_R, count, num_counted=num_of_slice)
         difference = None
         if count < len(labels_N):
-            gap = Score.from_resamples(accuracy - float(is_right_N[~of_slice_N].mean()), drawn_R - outside_R, count)
-            difference = {"value": gap.value, "low": gap.low, "high": gap.high}
+            outside = float(is_right_N[~of_slice_N].mean())
+            gap = Score.from_resamples(accuracy - outside, drawn_R - outside_R, count)
+            low, high = min(gap.low, within.low - outside), max(gap.high, within.high - outside)
+            difference = {"value": gap.value, "low": low, "high": high}
         confusion = confusion_matrix(labels_N[of_slice_N], predicted_N[of_slice_N], num_classes)
         found.append(
             {
                 "value": name,
                 "n": count,
-                "num_groups": len(np.unique(groups_N[of_slice_N])),
-                "accuracy": Score.from_resamples(accuracy, drawn_R, count).to_dict(),
+                "num_groups": num_of_slice,
+                "accuracy": within.to_dict(),
                 "macro_f1": float(scores_from_confusion(confusion).macro_f1),
                 "log_loss": float(losses_N[of_slice_N].mean()),
                 "difference": difference,

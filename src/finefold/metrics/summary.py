@@ -113,7 +113,7 @@ def summarise(
     groups, num_groups = group_codes(groups_N)
     counts, losses_R = _resample([joint, *of_attribute.values()], losses, groups, num_groups, resamples, seed)
 
-    breakdown = _breakdown(joint, counts[0])
+    breakdown = _breakdown(joint, counts[0], groups)
     return {
         **{name: breakdown[name] for name in AVERAGES},
         "log_loss": Score.from_resamples(losses.mean(), losses_R, len(losses)).to_dict(),
@@ -122,7 +122,7 @@ def summarise(
         "classes": breakdown["classes"],
         "confusion": breakdown["confusion"],
         "attributes": {
-            name: _breakdown(answers, sums_R3A)
+            name: _breakdown(answers, sums_R3A, groups)
             for (name, answers), sums_R3A in zip(of_attribute.items(), counts[1:], strict=True)
         },
         "folds": [_fold_scores(joint, losses, folds_N[joint.rows], fold) for fold in np.unique(folds_N[joint.rows])],
@@ -174,19 +174,23 @@ def _count_columns(answers: _Answers, num_samples: int) -> Any:
     return sparse.csr_array((np.ones(len(rows)), (rows, columns)), shape=(num_samples, 3 * num_classes))
 
 
-def _breakdown(answers: _Answers, sums_R3K: FloatArray) -> dict[str, Any]:
+def _breakdown(answers: _Answers, sums_R3K: FloatArray, groups_N: IntArray) -> dict[str, Any]:
     """Averages, per-class scores and confusion matrix of the joint label or of one attribute."""
+    groups = groups_N[answers.rows]
+    groups_K = [len(np.unique(groups[answers.labels == k])) for k in range(len(answers.class_names))]
     confusion = answers.confusion()
     scores = scores_from_confusion(confusion)
     resampled = scores_from_counts(sums_R3K[:, 0], sums_R3K[:, 1], sums_R3K[:, 2])
     num_samples = len(answers.labels)
     averages = {
-        name: Score.from_resamples(getattr(scores, name), getattr(resampled, name), num_samples).to_dict()
+        name: Score.from_resamples(
+            getattr(scores, name), getattr(resampled, name), num_samples, num_counted=len(np.unique(groups))
+        ).to_dict()
         for name in AVERAGES
     }
     classes = {
         class_name: {
-            **{name: _class_score(name, scores, resampled, k) for name in PER_CLASS},
+            **{name: _class_score(name, scores, resampled, k, groups_K[k]) for name in PER_CLASS},
             "support": int(scores.support[k]),
             "true_share": float(scores.support[k] / num_samples),
             "predicted_share": float(scores.predicted[k] / num_samples),
@@ -196,13 +200,16 @@ def _breakdown(answers: _Answers, sums_R3K: FloatArray) -> dict[str, Any]:
     return {**averages, "classes": classes, "confusion": confusion.tolist()}
 
 
-def _class_score(name: str, scores: ClassScores, resampled: ClassScores, k: int) -> dict[str, Any] | None:
-    """One score of class k, or None where the class has no true sample."""
+def _class_score(
+    name: str, scores: ClassScores, resampled: ClassScores, k: int, num_groups: int
+) -> dict[str, Any] | None:
+    """One score of class k, which is in so many groups; None where it has no true sample."""
     support = int(scores.support[k])
     if support == 0:
         return None
     with_class = resampled.support[:, k] > 0
-    return Score.from_resamples(getattr(scores, name)[k], getattr(resampled, name)[with_class, k], support).to_dict()
+    value, drawn_R = getattr(scores, name)[k], getattr(resampled, name)[with_class, k]
+    return Score.from_resamples(value, drawn_R, support, num_counted=num_groups).to_dict()
 
 
 def _fold_scores(answers: _Answers, losses: FloatArray, folds: NDArray[Any], fold: Any) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from finefold.data.findings import Finding
 from finefold.data.predictions import Predictions
 from finefold.data.preprocessing import Box
-from finefold.data.submission import SHARE_DISTANCE, Template, fill_template, read_template, share_distance, write_csv
+from finefold.data.submission import Template, fill_template, is_far, read_template, write_csv
 from finefold.errors import RunError, SubmissionError
 from finefold.recipe.loader import dump_recipe
 from finefold.runs.folder import read_json, write_json
@@ -86,8 +86,8 @@ class Tally:
 
     @property
     def is_far_from_training(self) -> bool:
-        """Whether the answers' shares differ much from the training shares."""
-        return share_distance(self.shares_K, self.run.train_shares_K) > SHARE_DISTANCE
+        """Whether the answers' shares differ much from the training shares, and more than so few do by chance."""
+        return is_far(self.shares_K, self.run.train_shares_K, len(self))
 
     def about(self) -> dict[str, Any]:
         """Where the answers came from, what they are worth, and what is odd about them."""

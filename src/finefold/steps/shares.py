@@ -22,6 +22,7 @@ from finefold.steps.class_tables import JOINT, read_class_tables
 from finefold.steps.run import Run
 
 SUM_TOLERANCE = 1e-3
+LEAST_SEEN = 0.5  # images of a class
 
 Shares = Mapping[str, NDArray[np.float64]]  # attribute, or `joint` -> [C] shares of its classes
 
@@ -95,6 +96,8 @@ def adapt(
     if given is None and (change is None or change.value <= 0):
         reason += ", but the ledger expects nothing of correcting for it"
         return None, Adaptation(estimates, wanted, False, reason, expected, assumed)
+    if given is None and change is not None and change.low <= 0:
+        reason += "; macro F1 is expected to rise, which may be chance"
     fitted = fit_correction(
         ledger.predictions.probs_NK,
         ledger.labels_N,
@@ -170,8 +173,12 @@ def _rows(probs_NC: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _whole(estimate: ShareEstimate, space: LabelSpace) -> NDArray[np.float64]:
-    """[C] estimated shares of all classes of an attribute; 0 for one that the ledger lacks."""
-    shares = dict(zip(estimate.class_names, estimate.shares_K, strict=True))
+    """[C] estimated shares of all classes of an attribute; 0 for one that the ledger lacks.
+
+    No fewer than half an image of any other class, so that one of which there seems to be none can still be answered.
+    """
+    seen_K = np.maximum(estimate.shares_K, LEAST_SEEN / estimate.em[0].n)
+    shares = dict(zip(estimate.class_names, seen_K / seen_K.sum(), strict=True))
     return np.asarray([shares.get(one, 0.0) for one in space.attribute_table()[estimate.name][0]])
 
 

@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 
 from finefold.data.splits import (
+    ANEW,
     Split,
     check_split_covers,
     check_trainable,
@@ -84,7 +85,7 @@ def test_unknown_ids_are_named() -> None:
     """Asking for samples that are not there names the first of them."""
     lines, hint = told(lambda: split_of("01").folds_for(list("axyzuvw")))
     assert lines == ["6 samples of 7 not in the split: `x`, `y`, `z`, `u`, `v` and 1 more"]
-    assert hint == "make the split from the same data: `finefold split data.toml`"
+    assert hint == ANEW
 
 
 @pytest.mark.parametrize(
@@ -239,8 +240,7 @@ def test_splits_of_other_data_are_refused() -> None:
         "1 group is in more than one fold: `p` (folds 0, 1)",
     ]
     assert hint == (
-        "make the split again, it belongs to other data; give every sample a fold, or make the split again;"
-        " keep a group in one fold, or its samples are trained on and validated: `finefold split` does"
+        f"{ANEW}; keep a group in one fold, or its samples are trained on and validated: `finefold split` does"
     )
 
 

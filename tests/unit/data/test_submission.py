@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from finefold.data.predictions import Predictions
-from finefold.data.submission import Template, fill_template, read_template, share_distance, write_csv
+from finefold.data.submission import Template, fill_template, is_far, read_template, share_distance, write_csv
 from finefold.errors import DataError, FinefoldError, SubmissionError
 
 NAMES = ("cat", "dog", "owl")
@@ -187,6 +187,14 @@ def test_share_distance_is_total_variation() -> None:
     assert share_distance(np.array([0.5, 0.5]), np.array([0.5, 0.5])) == 0
     assert share_distance(np.array([1.0, 0.0]), np.array([0.0, 1.0])) == 1
     assert share_distance(np.array([0.6, 0.4]), np.array([0.4, 0.6])) == pytest.approx(0.2)
+
+
+def test_few_answers_may_be_far_by_chance() -> None:
+    """All five answers of one class in two are nothing odd; fifty are, and so are shares of many a little off never."""
+    even = np.array([0.5, 0.5])
+    assert not is_far(np.array([1.0, 0.0]), even, 5)
+    assert is_far(np.array([1.0, 0.0]), even, 50)
+    assert not is_far(np.array([0.7, 0.3]), even, 10_000)
 
 
 def test_a_file_is_written_whole(tmp_path: Path) -> None:

@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 from scipy import sparse
+from scipy.stats import binomtest
 
 from finefold.metrics import intervals
 from finefold.metrics.intervals import (
     Score,
     bootstrap_sums,
+    counting_interval,
     group_bootstrap_weights,
     group_codes,
     group_sums,
@@ -36,6 +38,27 @@ def test_a_score_ignores_resamples_without_it():
         0.5, np.array([0.4, 0.6]), 1
     )
     assert Score.from_resamples(0.5, np.array([np.nan]), 1) == Score(0.5, 0.5, 0.5, 1)
+
+
+@pytest.mark.parametrize(("hits", "count"), [(0, 5), (5, 5), (3, 10), (1, 200)])
+def test_counted_shares_have_the_exact_interval(hits, count):
+    """Clopper and Pearson's interval, as scipy gives it, for any chance; fractions of a count lie between."""
+    for chance in (0.05, 0.01):
+        exact = binomtest(hits, count).proportion_ci(1 - chance, method="exact")
+        assert counting_interval(hits / count, count, chance=chance) == pytest.approx((exact.low, exact.high))
+    more = counting_interval(min(1, (hits + 0.5) / count), count)
+    assert more[0] >= counting_interval(hits / count, count)[0]
+
+
+def test_a_share_that_never_varies_is_counted():
+    """0 of 4 groups and a single group have the interval of counting; what varies, or is no share, keeps its own."""
+    never = np.zeros(50)
+    assert Score.from_resamples(0.0, never, 9, num_counted=4).high == pytest.approx(0.6024, abs=1e-4)
+    one = Score.from_resamples(0.7, np.full(50, 0.7), 9, num_counted=1)
+    assert one.low < 0.05 and one.high > 0.95
+    varying = np.linspace(0.1, 0.3, 50)
+    assert Score.from_resamples(0.2, varying, 9, num_counted=4) == Score.from_resamples(0.2, varying, 9)
+    assert Score.from_resamples(0.0, never, 9).high == 0
 
 
 def test_every_resample_draws_as_many_groups_as_there_are():

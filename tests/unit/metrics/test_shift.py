@@ -71,6 +71,18 @@ def test_an_unchanged_set_is_not_shifted():
     assert np.abs(found.shares_K - found.before_K).max() < 0.03
 
 
+def test_images_of_one_class_are_counted():
+    """25 images that are all of one class: no interval of a single point; five such say nothing of a change."""
+    ledger_LK, labels_L = drawn(TRAIN, 1000, 0, sure=6.0)
+    rows = np.flatnonzero(labels_L == 0)
+    found = estimate_shares("x", "abc", ledger_LK[rows[:25]], ledger_LK, labels_L, np.arange(1000), resamples=100)
+    assert found.em[0].value > 0.95 and found.is_shifted
+    assert found.em[0].low <= 0.87 and found.bbse[0].low <= 0.87  # 0.025 ** (1 / 25) = 0.863
+    assert all(one.high >= 0.13 for one in found.em[1:])
+    few = estimate_shares("x", "abc", ledger_LK[rows[:3]], ledger_LK, labels_L, np.arange(1000), resamples=100)
+    assert few.em[0].value > 0.95 and not few.is_shifted
+
+
 def test_the_order_of_rows_does_not_matter():
     """Permuting the rows of either set changes neither an estimate nor an interval."""
     probs_NK, _ = drawn(TEST, 200, 1)

@@ -57,3 +57,14 @@ def test_one_slice_has_nothing_to_differ_from():
     (only,) = score_slices(probs_NK, np.array([0, 0]), np.arange(2), slice_texts(["a", "a"]), resamples=100)
     assert only["difference"] is None
     assert only["accuracy"]["value"] == 0.5
+
+
+def test_a_slice_of_one_group_is_unsure():
+    """Accuracy of a single group has an interval all the same, and so has its difference to the rest."""
+    labels_N = np.zeros(40, np.int64)
+    probs_NK = np.eye(2)[np.tile([0, 0, 0, 1], 10)]
+    groups_N = np.array([0] * 8 + list(range(1, 33)))
+    one, rest = score_slices(probs_NK, labels_N, groups_N, slice_texts(["a"] * 8 + ["b"] * 32), resamples=100)
+    assert one["num_groups"] == 1 and rest["num_groups"] == 32
+    assert one["accuracy"]["low"] < 0.1 and one["accuracy"]["high"] > 0.9
+    assert one["difference"]["low"] < -0.5 and one["difference"]["high"] > 0.2

@@ -92,6 +92,23 @@ def test_a_shifted_set_is_seen_and_corrected(surer):
     assert set(told["expected"]) == {"macro_f1", "accuracy", "balanced_accuracy", "log_loss"}
 
 
+def test_a_class_that_seems_gone_can_still_be_answered(surer):
+    """Women alone: men count as half an image, and no interval is a single point."""
+    run = surer
+    classes, codes_K = run.space.attribute_table()["gender"]
+    ledger = run.ledger()
+    is_woman_N = codes_K[ledger.labels_N] == classes.index("female")
+    probs_NK = ledger.predictions.probs_NK[is_woman_N].copy()
+    probs_NK[:, codes_K == classes.index("male")] *= 1e-9
+    probs_NK /= probs_NK.sum(axis=1, keepdims=True)
+    found = plan_correction(run, lambda: probs_NK, AfterRecipe(), "auto").adaptation
+    assert found is not None
+    men = classes.index("male")
+    assert 0 < found.wanted["gender"][men] == pytest.approx(0.5 / len(probs_NK), rel=0.02)
+    (gender,) = [one for one in found.estimates if one.name == "gender"]
+    assert gender.em[men].value < 1e-3 and gender.em[men].high > 3 / len(probs_NK)
+
+
 def test_an_unchanged_set_is_left_alone(run):
     """The ledger's own images: no share differs by more than chance, and probabilities stay as they are."""
     probs_NK = run.ledger().predictions.probs_NK

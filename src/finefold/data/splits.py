@@ -37,8 +37,8 @@ from finefold.data.split_rows import read_rows
 from finefold.errors import SplitError
 
 ANEW = (
-    "deal folds to the samples that are there: `finefold split DATA.toml --out NEW.csv`, then `finefold train DATA.toml "
-    "--split NEW.csv`"
+    "deal folds to the samples that are there: `finefold split DATA.toml --out NEW.csv`, then `finefold train "
+    "DATA.toml --split NEW.csv`"
 )
 
 

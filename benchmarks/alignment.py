@@ -125,10 +125,13 @@ KINDS: dict[str, tuple[Callable[[Set, Rows, np.random.Generator], Rows], str]] =
 
 
 def outcome(said: Checked, named: str) -> tuple[bool, bool]:
-    """(an error was found, the pairing that is named is the right one)."""
+    """(it was told, the pairing that is named is the right one; of a shuffle, that none is)."""
     errors = [one for one in said.findings if one.kind == "misaligned-labels"]
     names = [str(one.evidence["pairing"]) for one in errors if one.evidence["pairing"]]
-    return bool(errors), any(named in name for name in names) if named else not names and bool(errors)
+    if named:
+        return bool(errors), any(named in name for name in names)
+    is_told = bool(errors) or any(one.kind == "no-signal" for one in said.findings)
+    return is_told, is_told and not names
 
 
 def parts(data: Set, kind: str, part: float, seeds: int) -> Iterator[tuple[int, bool, bool]]:
@@ -188,6 +191,9 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=20, help="draws of portraits, all labels right")
     parser.add_argument("--shared", type=Path, default=SHARED, help="where maskfaces and facemask_folders lie")
     parser.add_argument("--only", help="one data set: ELPV, maskfaces, facemask_folders, portraits; no draws")
+    parser.add_argument(
+        "--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="of wrong pairings; all by default"
+    )
     parser.add_argument("--lists", action="store_true", help="lists of different lengths alone")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="finefold-bench-") as name:
@@ -211,7 +217,7 @@ def main() -> None:
     for data in sets if arguments.seeds else ():
         print(f"\n{data.name}: {len(data):,} images, {len(data.class_names)} classes", flush=True)
         if not arguments.lists:
-            table(data, arguments.seeds)
+            table(data, arguments.seeds, arguments.kinds)
         start = time.process_time()
         rows = list(subsets(data, arguments.seeds))
         for kind in dict.fromkeys(row[0] for row in rows):
@@ -235,10 +241,10 @@ def alarms(sets: list[Set]) -> None:
             print(f"    {cause}", flush=True)
 
 
-def table(data: Set, seeds: int) -> None:
+def table(data: Set, seeds: int, kinds: list[str]) -> None:
     """Seen and named by kind and part; a cell in which no label is wrong holds a dash."""
     print(f"  {'seen / named, of trials with a wrong label':<44}" + "".join(f"{100 * part:>12.0f} %" for part in PARTS))
-    for kind in KINDS:
+    for kind in kinds:
         print(f"  {kind:<44}", end="", flush=True)
         for part in PARTS:
             of = list(parts(data, kind, part, seeds))

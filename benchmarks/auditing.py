@@ -159,8 +159,8 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="a new folder to leave pictures, caches and pages in")
     chosen = parser.parse_args()
     print(
-        f"{'images':>9} {'seconds':>8} {'peak MB':>8} {'own MB':>8} {'broken':>8} {'exact':>8} {'near':>8} {'labels':>8} "
-        f"{'suspects':>9} {'page MB':>8}"
+        f"{'images':>9} {'seconds':>8} {'peak MB':>8} {'own MB':>8} {'broken':>8} {'exact':>8} {'near':>8} "
+        f"{'labels':>8} {'suspects':>9} {'page MB':>8}"
     )
     for count in chosen.counts:
         with tempfile.TemporaryDirectory(prefix="finefold-auditing-") as folder:

@@ -85,6 +85,12 @@ def test_usage_mistakes_exit_2(arguments, said, capsys):
     assert not told.out
 
 
+def test_a_missing_value_names_the_verb(capsys):
+    """An option without its value: the hint leads to the help of the verb that was asked, not to the general one."""
+    assert main(["train", "data.toml", "--out"]) == 2
+    assert "`finefold train --help` shows what can be said" in capsys.readouterr().err
+
+
 def test_errors_are_told_with_their_hint(monkeypatch, capsys):
     """A foreseen failure is `error: what`, a blank line, `hint: what to do`, and its own exit code."""
 

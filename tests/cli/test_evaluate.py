@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -47,7 +48,7 @@ def test_the_dearest_class_is_told_in_a_sentence(job, capsys):
 
 def test_errors_by_columns(job, capsys):
     """--by breaks errors down by fold, file measures, group sizes, attributes and columns of the data source."""
-    columns = ["fold", "width", "brightness", "group-size", "gender", "source", "race"]
+    columns = ["fold", "width", "brightness", "group-size", "gender", "race"]
     assert main(["evaluate", str(job.run), "--json", *(part for name in columns for part in ("--by", name))]) == 0
     by = json.loads(capsys.readouterr().out)["by"]
     assert list(by) == columns
@@ -63,12 +64,33 @@ def test_errors_by_columns(job, capsys):
 
 def test_an_unknown_column_exits_2(job, capsys):
     """A column that neither the run nor its source has is a usage mistake that names those there are."""
+    assert main(["evaluate", str(job.run), "--by", "source"]) == 2
+    said = capsys.readouterr()
+    assert "the samples have no source" in said.err and "source" not in said.err.partition("hint: ")[2]
+    assert main(["evaluate", str(job.run), "--by", "agee"]) == 2
+    assert "did you mean `age`?" in capsys.readouterr().err
     assert main(["evaluate", str(job.run), "--by", "colour"]) == 2
     said = capsys.readouterr()
     assert "there is no column `colour`" in said.err
     assert "group-size" in said.err
     assert "race" in said.err
     assert not said.out
+
+
+def test_images_that_were_moved_are_counted(job, tmp_path, capsys):
+    """Samples that the source no longer lists have an unknown value, and how many they are is said."""
+    shutil.copytree(job.run, tmp_path / "run")
+    text = (tmp_path / "run" / "data.toml").read_text()
+    root = next(line for line in text.splitlines() if line.startswith("root"))
+    shutil.copytree(Path(root.partition(" = ")[2].strip('"')), tmp_path / "images")
+    moved = sorted((tmp_path / "images").iterdir())[0]
+    num_moved = len(list(moved.iterdir()))
+    shutil.rmtree(moved)
+    (tmp_path / "run" / "data.toml").write_text(text.replace(root, f'root = "{tmp_path / "images"}"', 1))
+    assert main(["evaluate", str(tmp_path / "run"), "--by", "race"]) == 0
+    said = capsys.readouterr()
+    assert f"{num_moved} of 126 samples are no longer in the data's source: their race is unknown" in said.err
+    assert "(unknown)" in said.out
 
 
 def test_a_source_that_is_gone_is_told(job, tmp_path, capsys):

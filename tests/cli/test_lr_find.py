@@ -70,7 +70,7 @@ def test_a_blank_head_gets_a_suggestion(home, first, tmp_path, capsys):
     said = capsys.readouterr()
     assert "phase 1 (head), fold 0: " in said.out
     assert "suggestion: lr = " in said.out and "(the recipe has 0.01)" in said.out
-    assert "in [[phase]] number 1 of " in said.out
+    assert f"use it: --recipe {home / 'recipe.toml'} --set phase.1.lr=" in said.out
     assert "range test: " in said.err
     assert "suggestion" in first.read_text()
     assert (tmp_path / "lr.svg").read_bytes() == first.read_bytes()

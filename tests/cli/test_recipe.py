@@ -5,7 +5,7 @@ import json
 import pytest
 
 from finefold.cli.main import main
-from finefold.recipe.loader import preset_names
+from finefold.recipe.loader import load_recipe, preset_names, preset_text
 from finefold.steps.init import init
 from finefold.steps.split import split
 
@@ -35,6 +35,20 @@ def test_every_value_is_printed_with_source_and_reason(capsys):
     assert "batch_size = 64  (--set)\n      small enough" in said.out
     assert "accumulate = 1  (default)" in said.out
     assert not said.err
+
+
+def test_a_recipe_is_shown_as_a_file(tmp_path, capsys):
+    """`recipe show` prints a preset as it is written, comments too; with --set every value, which is a recipe again."""
+    assert main(["recipe", "show", "quick"]) == 0
+    assert capsys.readouterr().out == preset_text("quick")
+    assert main(["recipe", "show", "quick", "--set", "phase.2.lr=0.5"]) == 0
+    file = tmp_path / "mine.toml"
+    file.write_text(capsys.readouterr().out)
+    assert load_recipe(str(file)) == load_recipe("quick", ["phase.2.lr=0.5"])
+    assert main(["recipe", "explain", "quick", "--set", "phase.2.lr=0.5"]) == 0
+    assert "lr = 0.5  (--set)" in capsys.readouterr().out
+    assert main(["recipe", "show", "quik"]) == 2
+    assert "did you mean `quick`?" in capsys.readouterr().err
 
 
 def test_data_says_what_its_size_means(shapes, tmp_path, capsys):

@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except typer.TyperException as error:
-        _print_usage_error(error)
+        _print_usage_error(error, arguments)
         return 2
     except (KeyboardInterrupt, typer.Abort):
         print("interrupted: run the same command again, what was cached is reused", file=sys.stderr)
@@ -74,10 +74,11 @@ def _show_our_warnings() -> None:
     warnings.simplefilter("once", FinefoldWarning)
 
 
-def _print_usage_error(error: Any) -> None:
+def _print_usage_error(error: Any, arguments: list[str]) -> None:
     context = getattr(error, "ctx", None)
     message = error.format_message() if hasattr(error, "format_message") else str(error)
-    command = context.command_path if context else "finefold"
+    verb = "".join(f" {one}" for one in arguments[:1] if not one.startswith("-"))  # some mistakes know no context
+    command = context.command_path if context else f"finefold{verb}"
     print(f"error: {message}\n\nhint: `{command} --help` shows what can be said", file=sys.stderr)
 
 
@@ -222,7 +223,7 @@ app.command("lr-find", epilog="Example: finefold lr-find data.toml --recipe quic
 
 
 app.command(epilog="Example: finefold audit data.toml --out audit.html --fix")(trust_verbs.audit)
-app.command(epilog="Example: finefold evaluate runs/first --by source --pictures pictures/")(answer_verbs.evaluate)
+app.command(epilog="Example: finefold evaluate runs/first --by brightness --pictures pictures/")(answer_verbs.evaluate)
 
 
 app.command(epilog="Example: finefold compare runs/first runs/second --by accuracy")(decide_verbs.compare)

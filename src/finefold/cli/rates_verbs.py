@@ -70,13 +70,9 @@ def _show_test(found: "RangeTest", recipe: str, *, as_json: bool) -> None:
         return
     say(
         f"suggestion: lr = {found.suggestion:.2g}  (the recipe has {found.lr:.2g})",
-        f"use it: write lr = {found.suggestion:.2g} in [[phase]] number {found.phase} of {_named(recipe)}; "
-        "rates of the stages follow by layer_decay",
+        f"use it: --recipe {recipe} --set phase.{found.phase}.lr={found.suggestion:.2g}; rates of the stages follow by "
+        "layer_decay",
     )
-
-
-def _named(recipe: str) -> str:
-    return recipe if recipe.endswith(".toml") else f"a copy of the recipe `{recipe}`"
 
 
 def _show_rates(drawn: "RatesDrawn", *, as_json: bool) -> None:

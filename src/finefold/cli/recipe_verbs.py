@@ -23,6 +23,17 @@ def recipe_list(as_json: AsJson = False) -> None:
     show_recipe.listed(presets(), as_json=as_json)
 
 
+@recipe_app.command("show", epilog="Example: finefold recipe show quick > mine.toml")
+def recipe_show(
+    name: Annotated[str, typer.Argument(help="a preset's name, or a TOML file", metavar="NAME|FILE")],
+    override: Overrides = None,
+) -> None:
+    """Print a recipe as a file, to be changed and given to --recipe. With --set every value is written out."""
+    from finefold.steps.recipe import recipe_text
+
+    print(recipe_text(name, override or []), end="")
+
+
 @recipe_app.command("explain", epilog="Example: finefold recipe explain quick --data data.toml --set seed=1")
 def recipe_explain(
     name: Annotated[str, typer.Argument(help="a preset's name, or a TOML file", metavar="NAME|FILE")],

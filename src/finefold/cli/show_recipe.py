@@ -14,7 +14,10 @@ def listed(found: Sequence[Preset], *, as_json: bool) -> None:
         print_json([asdict(preset) for preset in found])
         return
     table("recipes that come with finefold", ("name", "what it is for"), [(one.name, one.about) for one in found])
-    say("next: finefold recipe explain NAME")
+    say(
+        "next: finefold recipe explain NAME        # what each value is for",
+        "      finefold recipe show NAME > mine.toml  # to change it: --recipe mine.toml",
+    )
 
 
 def explained(seen: Explained, *, as_json: bool) -> None:

@@ -166,7 +166,15 @@ def _slices(column: str, rows: Sequence[Mapping[str, Any]]) -> None:
                 f"{row['log_loss']:.3f}",
             )
         )
-    columns = (column, "samples", "groups", "accuracy", "less accuracy elsewhere", "macro F1", "log loss")
+    columns = (
+        column,
+        "samples",
+        "groups",
+        "accuracy",
+        "less accuracy elsewhere",
+        "macro F1 of its classes",
+        "log loss",
+    )
     table(f"by {column}", columns, shown)
 
 

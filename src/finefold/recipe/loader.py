@@ -12,6 +12,9 @@ import tomli_w
 from finefold.data.strict import load_toml, validate
 from finefold.errors import RecipeError
 from finefold.recipe.schema import Recipe
+from finefold.recipe.training import PhaseRecipe
+
+DEFAULT_PHASES: tuple[PhaseRecipe, ...] = Recipe.model_fields["phase"].default
 
 
 def preset_names() -> list[str]:
@@ -25,7 +28,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
 
     Args:
         name: a preset, or a path ending in .toml.
-        overrides: `key.path=value`, values in TOML; a bare word is text.
+        overrides: `key.path=value`, values in TOML; a bare word is text. Phases are counted from 1: `phase.2.lr=1e-4`.
 
     Raises:
         RecipeError: no such recipe, or it has unknown keys or wrong values (all at once, with suggestions).
@@ -81,11 +84,28 @@ def _set(values: dict[str, Any], override: str) -> None:
     except tomllib.TOMLDecodeError:
         parsed = {}
     value = parsed["value"] if len(parsed) == 1 else text.strip()
+    at: Any = values
+    if tables[:1] == ["phase"]:
+        values.setdefault("phase", [phase.model_dump(mode="json", exclude_none=True) for phase in DEFAULT_PHASES])
     for table in tables:
-        values = values.setdefault(table, {})
-        if not isinstance(values, dict):
+        at = at[_number(at, table, key)] if isinstance(at, list) else at.setdefault(table, {})
+        is_of_tables = isinstance(at, list) and all(isinstance(one, dict) for one in at)
+        if not (isinstance(at, dict) or is_of_tables):
             raise RecipeError(f"`{key}`: `{table}` is a value, not a table", "see the preset for the keys there are")
-    values[last] = value
+    if isinstance(at, list):
+        at[_number(at, last, key)] = value
+    else:
+        at[last] = value
+
+
+def _number(tables: list[Any], part: str, key: str) -> int:
+    """The place of one of several tables, which keys count from 1."""
+    if part.isdecimal() and 1 <= int(part) <= len(tables):
+        return int(part) - 1
+    name = key.split(".")[0].strip()
+    raise RecipeError(
+        f"`{key}`: there is no `{name}.{part}`", f"tables are counted from 1: {name}.1 to {name}.{len(tables)}"
+    )
 
 
 def dump_recipe(recipe: Recipe) -> str:

@@ -1,6 +1,8 @@
 """Columns that errors can be looked at by: of the run, of its images' files, of its data source."""
 
 from collections import Counter
+from collections.abc import Sequence
+from difflib import get_close_matches
 
 import numpy as np
 import polars as pl
@@ -44,25 +46,39 @@ def slices_by(run: Run, ledger: Ledger, column: str, *, progress: Progress = SIL
         with progress.stage("measuring", len(ids), "images") as advance:
             measured = measure_images([run.spec.root / path_of[name] for name in ids], advance=advance)
         return slice_numbers(measured[column])
+    if column == "source" and not any(samples[column]):
+        raise UsageError("the samples have no source", f"there are {', '.join(_known(run))}")
     if column in ("source", *run.space.names):
         return _joined(ids, samples["id"].to_list(), samples[column].to_list())
-    return _of_source(run, ids, samples, column)
+    return _of_source(run, ids, samples, column, progress)
 
 
-def _of_source(run: Run, ids: tuple[str, ...], samples: pl.DataFrame, column: str) -> Slices:
+def _known(run: Run, more: Sequence[str] = ()) -> list[str]:
+    """Columns that can be asked for; `source` where there are several."""
+    names = dict.fromkeys((*BUILT_IN, *run.space.names, *more))
+    return [name for name in names if name != "source" or any(sample_table(run)[name])]
+
+
+def _of_source(run: Run, ids: tuple[str, ...], samples: pl.DataFrame, column: str, progress: Progress) -> Slices:
     """By a column that the data source has and the run does not keep."""
     try:
         source = read_source(run.spec)
     except DataError as reason:
         raise DataError(
             f"`{column}` is no column that the run keeps, and its data source cannot be read: {reason.message}",
-            f"the run knows {', '.join((*BUILT_IN, *run.space.names))}",
+            f"the run knows {', '.join(_known(run))}",
         ) from reason
     if column not in source.columns:
-        known = dict.fromkeys((*BUILT_IN, *run.space.names, *source.columns))
-        raise UsageError(f"there is no column `{column}`", f"there are {', '.join(known)}")
+        known = _known(run, source.columns)
+        near = get_close_matches(column, known, n=1)
+        meant = f"did you mean `{near[0]}`? " if near else ""
+        raise UsageError(f"there is no column `{column}`", f"{meant}There are {', '.join(known)}")
     value_of = dict(zip(source["path"], source[column], strict=True))
-    values = [value_of.get(path) for path in samples["path"]]  # a file that is gone since has none
+    values = [value_of.get(path) for path in samples["path"]]
+    if gone := sum(path not in value_of for path in samples["path"]):
+        progress.say(
+            f"{gone:,} of {len(values):,} samples are no longer in the data's source: their {column} is unknown"
+        )
     return _joined(ids, samples["id"].to_list(), values)
 
 

@@ -13,7 +13,7 @@ from finefold.data.samples import SampleTable
 from finefold.data.splits import Split
 from finefold.nn.sampling import epoch_rows
 from finefold.recipe.explaining import Value, explain_recipe
-from finefold.recipe.loader import preset_names, preset_text
+from finefold.recipe.loader import dump_recipe, load_recipe, preset_names, preset_text
 from finefold.recipe.schema import Recipe
 from finefold.steps.progress import SILENT
 from finefold.steps.reading import read_data
@@ -92,6 +92,18 @@ class Explained:
 def presets() -> tuple[Preset, ...]:
     """The recipes that come with finefold."""
     return tuple(Preset(name, _about(preset_text(name))) for name in preset_names())
+
+
+def recipe_text(name: str, overrides: Sequence[str] = ()) -> str:
+    """A recipe as a TOML file: a preset or a file as it is written, with its comments; with overrides every value.
+
+    Raises:
+        RecipeError: there is no such recipe, or it has mistakes.
+    """
+    recipe = load_recipe(name, overrides)
+    if overrides:
+        return dump_recipe(recipe)
+    return Path(name).read_text("utf-8") if name.endswith(".toml") else preset_text(name)
 
 
 def _about(text: str) -> str:

@@ -161,6 +161,15 @@ def test_overrides_are_toml_or_words(override: str, where: tuple[str, ...], valu
     assert type(found) is type(value)
 
 
+def test_phases_are_counted_from_1() -> None:
+    """An override reaches into one phase, as `recipe explain` names it, and leaves the others as they were."""
+    before, after = load_recipe("quick"), load_recipe("quick", ["phase.2.lr=0.5", "phase.2.until=3 epochs"])
+    assert after.phase[1].lr == 0.5 and after.phase[1].until == "3 epochs"
+    assert after.phase[0] == before.phase[0] and len(after.phase) == len(before.phase)
+    assert load_recipe("probe", ['phase.1={trainable = "head", until = "2 epochs"}']).phase[0].until == "2 epochs"
+    assert load_recipe("probe", ["phase.1.until=2 epochs"]).phase[0].trainable == "head"
+
+
 def test_later_overrides_win() -> None:
     """Overrides apply in their order, and leave the rest of a table alone."""
     recipe = load_recipe("probe", ["split.folds=4", "split.folds=6", "model.heads=per_attribute"])
@@ -183,6 +192,8 @@ def test_what_is_no_override_is_refused(override: str) -> None:
     [
         (["seed=1", "seed.x=1"], "`seed.x`: `seed` is a value, not a table"),
         (["model.heads.x=1"], "`model.heads.x`: `heads` is a value, not a table"),
+        (["phase.3.lr=1"], "`phase.3.lr`: there is no `phase.3`"),
+        (["phase.lr=1"], "`phase.lr`: there is no `phase.lr`"),
         (["split=4"], "`split`: input should be a valid dictionary or instance of SplitRecipe, got 4"),
         (["split.folds=four"], "`split.folds`: input should be a valid integer, unable to parse string as an integer"),
         (["split.folds=4.5"], "`split.folds`: input should be a valid integer"),

@@ -68,6 +68,13 @@ def test_what_is_no_ensemble_is_told(runs, tmp_path, capsys):
     make_ensemble([joint, apart], out=tmp_path / "both", by="mean")
     assert main(["ensemble", joint, str(tmp_path / "both"), "--out", out]) == 2
     assert "`both` is an ensemble itself" in capsys.readouterr().err
+    assert (
+        main(["ensemble", joint, apart, str(tmp_path / "both"), "--by", "mean", "--out", str(tmp_path / "more")]) == 0
+    )
+    said = capsys.readouterr()
+    assert "both is an ensemble itself, and left out" in said.err
+    assert "alone" in said.out and "by macro F1 it " in said.out
+    assert [one.folder.path.name for one in open_run(tmp_path / "more").members()] == ["joint", "apart"]
     train(read_data(runs / "data.toml"), overrides=["split.folds=2"], out=tmp_path / "two")
     assert main(["ensemble", joint, str(tmp_path / "two"), "--out", out]) == 1
     assert "`joint` and `two` cannot be combined: they have different splits" in capsys.readouterr().err

@@ -1,10 +1,12 @@
 """finefold init."""
 
 import json
+import shutil
 
 import pytest
 
 from finefold.cli.main import main
+from finefold.steps.reading import read_data
 
 
 def test_it_says_what_is_there_and_writes_data_toml(shapes, tmp_path, capsys):
@@ -16,7 +18,7 @@ def test_it_says_what_is_there_and_writes_data_toml(shapes, tmp_path, capsys):
     assert "disc" in said.out
     assert "50.0 %" in said.out
     assert f"wrote {out}" in said.out
-    assert f"next: finefold split {out} --folds 5" in said.out
+    assert f"next: finefold doctor {out} " in said.out and f"finefold split {out} --folds 5" in said.out
     assert "decoding: 48 images" in said.err
     assert out.read_text().startswith("# Where the samples and their labels come from.")
 
@@ -70,3 +72,23 @@ def test_data_toml_is_not_overwritten(shapes, tmp_path, capsys):
     assert main(["init", str(shapes), "--out", str(out)]) == 1
     assert f"error: {out} exists" in capsys.readouterr().err
     assert out.read_text() == "# mine"
+
+
+def test_a_table_that_names_images_that_are_gone(shapes, tmp_path, capsys):
+    """A few rows without their image are left out by name, and told; many say that something else is wrong."""
+    rows = [f"disc/{number:02}.png,round" for number in range(24)] + [
+        f"square/{number:02}.png,flat" for number in range(24)
+    ]
+    (tmp_path / "set").mkdir()
+    shutil.copytree(shapes, tmp_path / "set" / "images")
+    table = tmp_path / "set" / "labels.csv"
+    table.write_text("\n".join(["file,label", *rows, "disc/[1].png,round", "disc/99.png,round"]) + "\n")
+    assert main(["init", str(tmp_path / "set"), "--out", str(tmp_path / "data.toml")]) == 0
+    assert "2 images of the table are not there, e.g. disc/[1].png: left out by `ignore`" in capsys.readouterr().out
+    samples = read_data(tmp_path / "data.toml").samples
+    assert len(samples) == 48 and "disc/99.png" not in samples.ids
+    gone = [f"gone/{number}.png,flat" for number in range(30)]
+    table.write_text("\n".join(["file,label", *rows, *gone]) + "\n")
+    assert main(["init", str(tmp_path / "set"), "--out", str(tmp_path / "other.toml")]) == 1
+    assert "30 of 78 images that labels.csv names do not exist" in capsys.readouterr().err
+    assert not (tmp_path / "other.toml").exists()

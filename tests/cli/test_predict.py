@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from finefold.cli.main import main
+from finefold.steps.run import open_run
 
 
 def test_shares_beside_training_go_to_stdout(job, tmp_path, capsys):
@@ -19,6 +20,18 @@ def test_shares_beside_training_go_to_stdout(job, tmp_path, capsys):
     assert f"wrote {out}: 21 answers" in said.out
     assert "predicting: 21 images" in said.err
     assert out.read_bytes() == job.submission.read_bytes()
+
+
+def test_images_of_training_and_earlier_answers_are_told(job, tmp_path, capsys):
+    """Answers for images that trained are said to be so, and answers that are written over."""
+    out = tmp_path / "answers.csv"
+    root = open_run(job.run).spec.root
+    assert main(["predict", str(job.run), str(root), "--out", str(out)]) == 0
+    said = capsys.readouterr().err
+    assert "126 of 126 images are among those that the run was trained on" in said and "replace" not in said
+    assert main(["predict", str(job.run), "--out", str(out)]) == 0
+    said = capsys.readouterr().err
+    assert f"{out} holds earlier answers, which these replace" in said and "was trained on" not in said
 
 
 def test_json_is_the_side_file(job, tmp_path, capsys):

@@ -42,6 +42,16 @@ def test_it_draws_a_line_per_sample_and_says_what_roles_do(data, tmp_path, capsy
         assert sheet.size == (LABEL_PX + STEP_PX * columns + GAP_PX, TOP_PX + STEP_PX * 5 + GAP_PX)
 
 
+def test_a_probe_sees_images_as_they_are(data, tmp_path, capsys):
+    """A recipe that only fits the head has no views and no augmentation to draw, and says so."""
+    out = tmp_path / "sheet.png"
+    assert main(["show", str(data), "--out", str(out), "--rows", "2", "--recipe", "probe", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["roles"]
+    assert "fitted to images as they are" in told["training"] and "views" not in told["training"]
+    with Image.open(out) as sheet:
+        assert sheet.size[0] == LABEL_PX + STEP_PX * 2 + GAP_PX
+
+
 def test_evaluation_is_plain_and_training_varies(data, tmp_path, capsys):
     """The evaluation picture is the plain view, hflip its mirror image, and no two training pictures are alike."""
     out = tmp_path / "sheet.png"

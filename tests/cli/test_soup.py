@@ -110,12 +110,18 @@ def test_what_is_no_soup_is_told(runs, tuned_runs, tmp_path, capsys):
     """Too few runs, a run twice, greedy over folds, an ensemble, other heads or parts: each refused in words."""
     joint, out = str(runs / "joint"), str(tmp_path / "out")
     ff.make_ensemble([joint, runs / "apart"], out=tmp_path / "both", by="mean")
+    ff.train(ff.read_data(runs / "data.toml"), overrides=["split.folds=3", "probe.power=0.4"], out=tmp_path / "root")
     for arguments, code, words in [
         ([joint], 2, "one run is no soup"),
         ([joint, joint], 2, "a run is given twice"),
         ([joint, str(runs / "weak"), "--greedy", "--folds"], 2, "greedy selection looks at the ledger"),
         ([joint, str(tmp_path / "both")], 2, "`both` is an ensemble, which has no weights of its own"),
         ([joint, str(runs / "apart")], 1, "the weights of `joint` and `apart` cannot be averaged: their heads differ"),
+        (
+            [joint, str(tmp_path / "root")],
+            1,
+            "their heads raise features to other powers\n\nhint: train both by the same [probe]",
+        ),
         ([joint, str(tuned_runs / "first")], 1, "`joint` and `first` cannot be averaged: their classes differ"),
     ]:
         assert main(["soup", *arguments, "--out", out]) == code

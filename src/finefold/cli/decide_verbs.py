@@ -54,9 +54,14 @@ def ensemble(
 ) -> None:
     """Combine runs into one that answers with all of them. Weights from the ledger, score by nesting."""
     from finefold.cli import show_ensemble
+    from finefold.cli.printing import warn
     from finefold.steps.ensemble import make_ensemble as step
+    from finefold.steps.ensemble import members_among
 
-    made = step(runs, out=out, by=by, goal=goal, overrides=override or [])
+    members, others = members_among(runs)
+    for name in others:
+        warn(f"{name} is an ensemble itself, and left out")
+    made = step(members, out=out, by=by, goal=goal, overrides=override or [])
     show_ensemble.combined(made, as_json=as_json)
 
 

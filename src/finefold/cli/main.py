@@ -156,7 +156,7 @@ def split(
 @app.command("show", epilog="Example: finefold show data.toml --set augment.preset=medium --out sheet.png")
 def contact_sheet(
     data: DataFile,
-    recipe: RecipeName = "probe",
+    recipe: RecipeName = "quick",
     override: Overrides = None,
     out: Annotated[Path, typer.Option(help="the picture, a PNG; written over")] = Path("sheet.png"),
     rows: Annotated[int, typer.Option(min=1, max=200, help="how many samples; scarce classes come first")] = 12,

@@ -67,7 +67,12 @@ def initialised(found: "Initialised", *, as_json: bool) -> None:
         table(f"joint label ({' x '.join(space.names)})", ("class", "samples", "share"), _count_rows(counts))
     for finding in found.findings:
         warn(f"{finding.ids[0]}: {finding.evidence['reason']}; it will be left out")
-    say(f"wrote {found.data.file}", "", f"next: finefold split {found.data.file} --folds 5")
+    say(
+        f"wrote {found.data.file}",
+        "",
+        f"next: finefold doctor {found.data.file}            # half a minute: do labels belong to their images?",
+        f"      finefold split {found.data.file} --folds 5",
+    )
 
 
 def _tell_missing(missing: dict[str, int]) -> None:

@@ -15,6 +15,7 @@ NAMES = {
     "balanced_accuracy": "balanced accuracy",
     "log_loss": "log loss (less is better)",
 }
+DIFFERENCES = {**NAMES, "log_loss": "log loss, less of it"}  # above 0 is better
 
 
 def compared(found: "Comparison", *, as_json: bool) -> None:
@@ -44,7 +45,7 @@ def compared(found: "Comparison", *, as_json: bool) -> None:
         )
         for pair in found.pairs
     ]
-    columns = ("pair", f"{NAMES[found.by]}, 95 % interval", "better in", "p, corrected", "told apart")
+    columns = ("pair", f"{DIFFERENCES[found.by]}, 95 % interval", "better in", "p, corrected", "told apart")
     table(f"differences, corrected for {len(found.pairs)} comparisons", columns, rows)
 
 
@@ -53,7 +54,7 @@ def _pair(pair: "Pair", found: "Comparison") -> None:
         f"{pair.second} less {pair.first}, above 0 is better",
         ("score", "difference, 95 % interval", "better in"),
         [
-            *((NAMES[key].partition(" (")[0], _signed(one), _chance(one)) for key, one in pair.scores.items()),
+            *((DIFFERENCES[key], _signed(one), _chance(one)) for key, one in pair.scores.items()),
             *(
                 (f"{name} accuracy", _signed(one), _chance(one))
                 for name, one in pair.attributes.items()

@@ -43,10 +43,21 @@ def combined(made: "Ensemble", *, as_json: bool) -> None:
     columns = ("score", "ensemble", f"better than {made.best} by")
     table("every fold combined by what the others gave, 95 % intervals", columns, rows)
     say(
+        _verdict(made),
         f"run: {folder}",
         "",
         f"next: finefold compare {folder} RUN     # or evaluate, predict: it is a run like any other",
     )
+
+
+def _verdict(made: "Ensemble") -> str:
+    """Whether the ensemble is worth its time, by what it was to raise."""
+    goal = made.run.manifest["goal"]
+    gain = made.gains.get(goal)
+    if gain is None or (gain.low <= 0 <= gain.high):
+        return f"by {NAMES[goal]} it cannot be told apart from {made.best} alone, which answers in less time"
+    better = "better" if gain.value > 0 else "worse"
+    return f"by {NAMES[goal]} it is {better} than {made.best} alone"
 
 
 def souped(made: "Soup", *, as_json: bool) -> None:

@@ -168,22 +168,42 @@ def _from_class_folders(table: SamplesTable, root: Path) -> pl.DataFrame:
 
 
 def _from_rows(table: SamplesTable, folder: Path, root: Path) -> pl.DataFrame:
+    frame = _rows(table, folder, root)
+    missing = _without_file(frame, root)
+    if missing:
+        name = Path(str(table.csv)).name
+        raise DataError(
+            f"{len(missing)} of {frame.height} images that {name} names do not exist under {root}, e.g. {missing[0]}",
+            f"put them there or take their rows out of {name}; in a data.toml, mend `root`, `path` or `suffix` in "
+            "[samples], or leave rows out with `ignore`",
+        )
+    return frame
+
+
+def missing_images(spec: DataSpec) -> tuple[list[str], int]:
+    """Images that a table names and that are no files, and how many it names; none of a folder.
+
+    Raises:
+        DataError: the table cannot be read.
+    """
+    if not spec.file.samples.csv:
+        return [], 0
+    frame = _rows(spec.file.samples, spec.folder, spec.root)
+    return _without_file(frame, spec.root), frame.height
+
+
+def _without_file(frame: pl.DataFrame, root: Path) -> list[str]:
+    return [path for path in frame["path"] if not os.path.isfile(root / path)]  # noqa: PTH113 - Path raises on long names
+
+
+def _rows(table: SamplesTable, folder: Path, root: Path) -> pl.DataFrame:
     assert table.csv is not None and table.path is not None
     file = folder / table.csv
     frame = read_rows(file, separator=table.separator, columns=table.columns)
     paths = _column(frame, table.path, "path") + table.suffix
     inside = pl.Series([_inside(path, root) for path in paths], dtype=pl.String)
     frame = frame.with_columns(inside.alias("path"))
-    frame = frame.filter(~_ignored(frame["path"], table.ignore))
-    missing = [path for path in frame["path"] if not os.path.isfile(root / path)]  # noqa: PTH113 - Path raises on long names
-    if missing:
-        raise DataError(
-            f"{len(missing)} of {frame.height} images that {file.name} names do not exist under {root}, "
-            f"e.g. {missing[0]}",
-            f"put them there or take their rows out of {file.name}; in a data.toml, mend `root`, `path` or `suffix` in "
-            "[samples], or leave rows out with `ignore`",
-        )
-    return frame
+    return frame.filter(~_ignored(frame["path"], table.ignore))
 
 
 def _inside(path: str, root: Path) -> str:

@@ -297,9 +297,8 @@ def _known_groups(memory: Memory, numbers: Mapping[str, Any]) -> Finding:
         "info",
         (),
         {**numbers, "groups": int(memory.groups_N.max()) + 1},
-        f"{memory.torn:.2f} with images split at random, {memory.whole:.2f} with groups kept together: the difference "
-        "is "
-        "memory of groups, and a score without them would claim it",
+        f"{memory.torn:.2f} with images split at random, {memory.whole:.2f} with groups kept together: the "
+        "difference is memory of groups, so only the second says what to expect of new ones",
         "nothing to mend here: keep groups whole in every split, as `finefold split` does",
     )
 

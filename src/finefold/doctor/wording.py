@@ -62,6 +62,8 @@ def _says(verdict: Verdict) -> str:
     power = f"labels off by one row would be wrong for {by_one} images"
     if verdict.has_signal:
         power += f"; a stretch of about {seen_from(court)} wrongly paired images would be seen"
+    elif verdict.is_wrong:
+        power += "; as they are paired the backbone sees nothing of these labels, re-paired as below it does"
     else:
         power += "; the backbone sees nothing of these labels, so a wrong pairing cannot be told from hard images"
     return (

@@ -121,6 +121,18 @@ def make_ensemble(
     return _told(open_run(folder.path), names, ledgers, ledger, fitted, goal)
 
 
+def members_among(runs: Sequence[str | Path]) -> tuple[list[Run | str | Path], list[str]]:
+    """Runs that can be combined, as of a folder that holds an ensemble of them already; and the ensembles.
+
+    Where fewer than two would be left, all stay, for `make_ensemble` to say what is wrong.
+    """
+    opened = [open_run(run) for run in runs]
+    members: list[Run | str | Path] = [run for run in opened if not run.is_ensemble]
+    if len(members) < 2:
+        return list(opened), []
+    return members, [str(run.folder.path) for run in opened if run.is_ensemble]
+
+
 def _check(runs: Sequence[Run], names: Sequence[str]) -> None:
     if len(runs) < 2:
         raise UsageError("one run is no ensemble", "give two or more: finefold ensemble RUN RUN --out RUN")

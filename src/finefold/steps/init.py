@@ -1,5 +1,6 @@
 """`finefold init`: look at a folder, say what it holds, write data.toml."""
 
+import glob
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ import tomli_w
 from finefold.data.findings import Finding
 from finefold.data.images import list_images
 from finefold.data.recognise import recognise
+from finefold.data.sources import missing_images, read_spec
+from finefold.data.split_checks import counted
 from finefold.errors import DataError
 from finefold.runs.folder import write_text
 from finefold.steps.progress import SILENT, Progress
@@ -20,6 +23,8 @@ HEADER = """\
 # Where the samples and their labels come from. Written by `finefold init`; edit it freely.
 # Class order is declared here: an answer's number is its place in the lists below.
 """
+
+MOST_MISSING = 20  # images of a table that data.toml leaves out by their names
 
 
 @dataclass(frozen=True)
@@ -53,13 +58,28 @@ def init(folder: str | Path, *, out: str | Path = "data.toml", progress: Progres
         raise DataError(f"{file} exists", "give another --out, or delete it first")
     tables = _relative_to(layout.tables, Path(folder).resolve(), file.parent.resolve())
     write_text(file, HEADER + "\n" + tomli_w.dumps(tables))
+    notes = list(layout.notes)
     try:
+        if missing := _few_missing(file):
+            tables["samples"]["ignore"] = [*tables["samples"].get("ignore", []), *map(glob.escape, missing)]
+            write_text(file, HEADER + "\n" + tomli_w.dumps(tables))
+            there = "is" if len(missing) == 1 else "are"
+            notes.append(
+                f"{counted(len(missing), 'image')} of the table {there} not there, e.g. {missing[0]}: left out by "
+                f"`ignore` in {file.name}"
+            )
         data = read_data(file)
         _, findings = check_images(data.samples, progress=progress)
     except BaseException:  # a data.toml that cannot be read is no start, and would be in the way of the next
         file.unlink()
         raise
-    return Initialised(data, layout.kind, layout.notes, list_images(data.samples.root).skipped, tuple(findings))
+    return Initialised(data, layout.kind, tuple(notes), list_images(data.samples.root).skipped, tuple(findings))
+
+
+def _few_missing(file: Path) -> list[str]:
+    """Images that a table names and that are not there, where these are few; many say that the root is another one."""
+    missing, num_named = missing_images(read_spec(file))
+    return missing if len(missing) <= MOST_MISSING and len(missing) < num_named / 2 else []
 
 
 def _relative_to(tables: dict[str, Any], source: Path, home: Path) -> dict[str, Any]:

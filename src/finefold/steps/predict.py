@@ -124,6 +124,9 @@ def write_answers(
     """
     out = Path(out)
     asked, after = _checked(run, images, out, overrides, adapt_prior, pooling, counts, effort)
+    asked.tell_trained(run, progress)
+    if out.exists():
+        progress.say(f"{out} holds earlier answers, which these replace")
     asked = asked.with_boxes(run, boxes, progress)
     journal = Journal.open(
         out.with_name(f".{out.name}.unfinished"),

@@ -15,6 +15,7 @@ from finefold.data.submission import Template, check_ids, read_template
 from finefold.errors import DataError
 from finefold.steps.answers import as_template_ids
 from finefold.steps.boxes import Finder, Findings, find_boxes_for
+from finefold.steps.columns import sample_table
 from finefold.steps.progress import Progress
 from finefold.steps.run import Run
 
@@ -63,6 +64,16 @@ class Questions:
         paths = Under(self.root, self.names)
         boxes, unboxed = find_boxes_for(run, self.names, paths, self.root, given, progress)
         return replace(self, boxes=boxes, unboxed=unboxed)
+
+    def tell_trained(self, run: Run, progress: Progress) -> None:
+        """Says how many of the images the run was trained on: of those its folds' mean knows the labels."""
+        home, root = run.spec.root.resolve(), self.root.resolve()
+        trained = {f"{home}/{path}" for path in sample_table(run)["path"]}
+        if count := sum(f"{root}/{name}" in trained for name in self.names):
+            progress.say(
+                f"{count:,} of {len(self.names):,} images are among those that the run was trained on, so that its "
+                f"answers to them are learned by heart: finefold evaluate {run.folder.path} scores them out of fold"
+            )
 
     @property
     def digest(self) -> str:

@@ -109,9 +109,11 @@ def show(
     if not drawn:
         raise DataError(f"no image of {data.samples.root} can be read", "check `root` in data.toml")
     order = sorted(drawn, key=dict(zip(data.samples.ids, data.samples.train_labels_N.tolist(), strict=True)).get)  # type: ignore[arg-type]
-    titles = ["original", "validation, test", *[f"view {view}" for view in recipe.augment.views]]
-    titles += [f"copy {copy.number}" for copy in copies_of(recipe)[:NUM_AUGMENTED]]
-    titles += [f"training {number + 1}" for number in range(NUM_AUGMENTED)]
+    titles = ["original", "all roles" if recipe.is_probe_only else "validation, test"]
+    if not recipe.is_probe_only:
+        titles += [f"view {view}" for view in recipe.augment.views]
+        titles += [f"copy {copy.number}" for copy in copies_of(recipe)[:NUM_AUGMENTED]]
+        titles += [f"training {number + 1}" for number in range(NUM_AUGMENTED)]
     _write(_sheet(titles, [drawn[one] for one in order]), file)
     return Shown(
         file, tuple(order), roles(recipe, preprocessing, data.space.class_names, has_boxes=framing is not None)
@@ -133,6 +135,9 @@ def roles(
         frame = f"of its box and {100 * recipe.image.box_margin:g} % around it (without one, {instead}): "
     plain = f"{frame}{how} as {size}{toned}"
     augment, counts = recipe.augment, Counter(strengths_for(recipe.augment, class_names))
+    tested = dict.fromkeys(("validation", "test"), _tested(plain, recipe))
+    if recipe.is_probe_only:
+        return {"training": f"{plain}; the head is fitted to images as they are", **tested}
     said = [f"one of the views {', '.join(augment.views)}"]
     for strength, count in counts.items():
         change = PRESETS[strength]
@@ -146,10 +151,15 @@ def roles(
         said.append(f"up to {copies_K.max()} copies of an image, made once, {whose}: {frame}{change.words}")
     if augment.mix != "none":
         said.append(f"{augment.mix} of {100 * augment.mix_share:g} % of the batches (not drawn here)")
+    return {"training": "; ".join(said), **tested}
+
+
+def _tested(plain: str, recipe: Recipe) -> str:
+    """What images go through that are answered for."""
     views = f"{plain}; nothing is changed by chance"
     if recipe.predict.views != ("plain",):
         views += f"; probabilities of the views {', '.join(recipe.predict.views)} are averaged"
-    return {"training": "; ".join(said), "validation": views, "test": views}
+    return views
 
 
 def _spread(samples: SampleTable, rows: int, seed: int) -> list[int]:
@@ -184,11 +194,12 @@ def _row(
     plain_HWC = evaluate(framed_HWC)
     rng = np.random.default_rng([recipe.seed, int(text_hash(samples.ids[number])[:8], 16)])
     cells = [_outlined(image_HWC, frame), plain_HWC]
-    cells += [apply_view(plain_HWC, view) for view in recipe.augment.views]
-    cells += _copies(samples, label, framed_HWC, row_hash(data, box), recipe, preprocessing)
-    cells += [augment(framed_HWC, label, rng) for _ in range(NUM_AUGMENTED)]
-    strength = strengths_for(recipe.augment, samples.space.class_names)[label]
-    note = samples.ids[number].replace("/", "/\n") + f"\npreset {strength}"
+    note = samples.ids[number].replace("/", "/\n")
+    if not recipe.is_probe_only:
+        cells += [apply_view(plain_HWC, view) for view in recipe.augment.views]
+        cells += _copies(samples, label, framed_HWC, row_hash(data, box), recipe, preprocessing)
+        cells += [augment(framed_HWC, label, rng) for _ in range(NUM_AUGMENTED)]
+        note += f"\npreset {strengths_for(recipe.augment, samples.space.class_names)[label]}"
     if framing is not None and box is None:
         note += "\nno box that fits"
     return _Row(samples.space.class_names[label], note, tuple(cells))

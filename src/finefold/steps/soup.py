@@ -146,15 +146,17 @@ def _check_alike(runs: Sequence[Run], names: Sequence[str]) -> None:
     shapes = _shapes(runs[0])
     for name, run in zip(names[1:], runs[1:], strict=True):
         header = read_header(weights_file(run, 0))
-        what = None
+        what, what_of = None, "[model], [image]"
         if run.manifest["backbone"] != first.manifest["backbone"]:
             what = f"they start from other weights ({first.backbone.name}, {run.backbone.name})"
         elif run.manifest["preprocessing"]["hash"] != first.manifest["preprocessing"]["hash"]:
             what = "images are preprocessed otherwise"
-        elif header["heads"] != first_header["heads"] or list(header.get("ordinal", {})) != list(
+        elif list(header["heads"]) != list(first_header["heads"]) or list(header.get("ordinal", {})) != list(
             first_header.get("ordinal", {})
         ):
             what = "their heads differ"
+        elif header["heads"] != first_header["heads"]:
+            what, what_of = "their heads raise features to other powers", "[probe] power, [model], [image]"
         elif (
             header["kind"] != first_header["kind"]
             or header.get("cut") != first_header.get("cut")
@@ -164,7 +166,7 @@ def _check_alike(runs: Sequence[Run], names: Sequence[str]) -> None:
         if what:
             raise RunError(
                 f"the weights of `{names[0]}` and `{name}` cannot be averaged: {what}",
-                "train both by the same [model], [image] and [[phase]] trainable; "
+                f"train both by the same {what_of} and [[phase]] trainable; "
                 "answers can be combined in any case: finefold ensemble",
             )
 

@@ -79,7 +79,7 @@ def test_other_labels_are_refused(runs, tmp_path, capsys):
     labels[0] = next(name for name in ledger.columns if "/" in name and name != labels[0])
     ledger.with_columns(pl.Series("label", labels)).write_parquet(tmp_path / "other" / "oof.parquet")
     assert main(["compare", str(runs / "joint"), str(tmp_path / "other")]) == 1
-    assert f"1 samples have another evaluation label, e.g. `{ledger['id'][0]}`" in capsys.readouterr().err
+    assert f"1 sample with another evaluation label, e.g. `{ledger['id'][0]}`" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("count", "message"), [(1, "nothing to compare"), (2, "given twice")])

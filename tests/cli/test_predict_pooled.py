@@ -121,7 +121,7 @@ def test_images_without_a_group_are_told(job, grouped, tmp_path, capsys):
     out = ["--out", str(tmp_path / "answers.csv"), "--pool", "gender", "--groups", str(file)]
     file.write_text("".join(line for line in file.read_text().splitlines(keepends=True) if names[3] not in line))
     assert main(["predict", str(job.run), *out]) == 1
-    assert f"1 images have no group in `{file}`, e.g. `{names[3]}`" in capsys.readouterr().err
+    assert f"1 image without a group in `{file}`, e.g. `{names[3]}`" in capsys.readouterr().err
     file.write_text("name,group\n")
     assert main(["predict", str(job.run), *out]) == 1
     assert "has no column `id`" in capsys.readouterr().err

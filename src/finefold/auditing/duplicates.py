@@ -113,7 +113,7 @@ def split_findings(
                 "same_label": same,
                 "shown": _told(numbers.tolist(), copies, ids),
             },
-            cause=f"{len(rows)} samples ({100 * share:.1f} %) have a copy in another fold: trained on, then scored",
+            cause=f"{len(rows):,} samples ({100 * share:.1f} %) have a copy in another fold: trained on, then scored",
             remedy=KEEP_APART,
         )
     ]

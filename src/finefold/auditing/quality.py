@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from finefold.auditing.looks import Looks
 from finefold.data.findings import Finding
+from finefold.data.split_checks import are, counted
 
 SUFFIXES: Mapping[str, tuple[str, ...]] = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
@@ -150,6 +151,6 @@ def _quality(
         "warning" if is_fault else "info",
         tuple(ids[row] for row in order),
         evidence,
-        cause=f"{len(rows)} images are {issue} ({words}){usual}",
+        cause=f"{counted(len(rows), 'image')} {are(len(rows))} {issue} ({words}){usual}",
         remedy="look at them; leave out what shows nothing",
     )

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from finefold.cli.printing import as_share, print_json, say, table
+from finefold.data.split_checks import counted
 
 if TYPE_CHECKING:
     from finefold.metrics.paired import Difference
@@ -69,7 +70,8 @@ def _pair(pair: "Pair", found: "Comparison") -> None:
     table("F1 per class, largest changes first", ("class", "difference, 95 % interval", "better in"), rows)
     for name, ids in ((pair.second, pair.only_second), (pair.first, pair.only_first)):
         more = " ..." if len(ids) > SHOWN_IDS else ""
-        say(f"right in {name} alone: {len(ids):,} samples{': ' if ids else ''}{', '.join(ids[:SHOWN_IDS])}{more}")
+        shown = f": {', '.join(ids[:SHOWN_IDS])}{more}" if ids else ""
+        say(f"right in {name} alone: {counted(len(ids), 'sample')}{shown}")
     verdict = "is better" if pair.is_told_apart else "cannot be told apart from the other"
     say("", f"by {NAMES[found.by].partition(' (')[0]}, {pair.second} {verdict} (p {_p(pair.p_value)})")
 

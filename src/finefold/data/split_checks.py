@@ -128,6 +128,11 @@ def first_few(names: Iterable[Any]) -> str:
     return ", ".join(f"`{name}`" for name in names[:SHOWN]) + rest
 
 
+def are(number: int) -> str:
+    """The verb after so many things."""
+    return "is" if number == 1 else "are"
+
+
 def counted(number: int, noun: str) -> str:
     """The number with its noun, in the plural where it must be."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

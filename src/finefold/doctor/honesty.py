@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from finefold.auditing.copies import Copies, clusters
 from finefold.auditing.duplicates import KEEP_APART, severity_of_leak
 from finefold.data.findings import Finding
+from finefold.data.split_checks import are, counted
 from finefold.doctor.diagnosis import Checked
 from finefold.doctor.memory import Memory, accuracies, look_alikes, remembered, supposed_groups
 from finefold.doctor.probing import Judged, judged
@@ -87,8 +88,8 @@ def _exact(subject: Subject, copies: Copies) -> list[Finding]:
                 "rows": len(rows),
                 "sets": [[subject.ids[row] for row in one] for one in sets[:SHOWN]],
             },
-            f"{len(sets)} files are there under more than one id, e.g. {subject.ids[sets[0][0]]} and "
-            f"{subject.ids[sets[0][1]]}: they count twice, and a split may train on one and score on the other",
+            f"{counted(len(sets), 'file')} {are(len(sets))} there under more than one id, e.g. {subject.ids[sets[0][0]]} "
+            f"and {subject.ids[sets[0][1]]}: they count twice, and a split may train on one and score on the other",
             "keep one of each: `finefold audit --fix` drafts the list",
         )
     ]
@@ -163,8 +164,8 @@ def _in_test(subject: Subject, copies: Copies, numbers: NDArray[np.int64]) -> Fi
         "error" if num_exact else "warning",
         tuple(names[row] for row in tests),
         {"images": len(tests), "exact": num_exact, "shown": _shown(copies, numbers, names)},
-        f"{len(tests)} of {len(subject.test_ids)} images to be predicted are also among the labelled ones, "
-        f"e.g. {names[tests[0]]}",
+        f"{len(tests)} of {len(subject.test_ids)} images to be predicted {are(len(tests))} also among the labelled "
+        f"ones, e.g. {names[tests[0]]}",
         "leave the labelled copies out of training, or their answers say nothing of new images",
     )
 
@@ -252,10 +253,9 @@ def _torn_groups(subject: Subject, rows: Judged) -> list[Finding]:
                 "torn": round(memory.torn, 4),
                 "whole": round(memory.whole, 4),
             },
-            f"{len(torn)} of {len(folds_of)} groups are in more than one fold, so their images are trained on and "
-            "scored: "
-            f"the probe has {memory.torn:.2f} with images split at random, {memory.whole:.2f} with groups kept "
-            "together",
+            f"{len(torn)} of {len(folds_of)} groups {are(len(torn))} in more than one fold, so their images "
+            f"are trained on and scored: the probe has {memory.torn:.2f} with images split at random, {memory.whole:.2f} "
+            "with groups kept together",
             "make the split anew: `finefold split` keeps groups whole",
         )
     ]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from finefold.data.predictions import Ledger
+from finefold.data.split_checks import counted
 from finefold.errors import RunError
 from finefold.steps.run import Run
 
@@ -46,10 +47,10 @@ def _what_differs(run: Run, ledger: Ledger, other_run: Run, other: Ledger) -> st
     mine, theirs = _facts(ledger), _facts(other)
     if mine.keys() != theirs.keys():
         alone = mine.keys() ^ theirs.keys()
-        return f"{len(alone)} samples are in one of them only, e.g. `{sorted(alone)[0]}`"
+        return f"{counted(len(alone), 'sample')} in one of them only, e.g. `{sorted(alone)[0]}`"
     relabelled = [name for name in mine if mine[name][0] != theirs[name][0]]
     if relabelled:
-        return f"{len(relabelled)} samples have another evaluation label, e.g. `{relabelled[0]}`"
+        return f"{counted(len(relabelled), 'sample')} with another evaluation label, e.g. `{relabelled[0]}`"
     if run.manifest["hashes"]["split"] != other_run.manifest["hashes"]["split"] or mine != theirs:
         return "they have different splits, so their folds' models saw different samples"
     return None

@@ -42,7 +42,7 @@ def write_history(folder: RunFolder, *, num_folds: int, metric: str, of: str = "
         RunError: the folder cannot be written.
     """
     folds = [read_epochs(folder.fold_log(fold), metric) for fold in range(num_folds)]
-    title = f"Training of {of}, epoch by epoch" if of else "Training, epoch by epoch"
+    title = f"Training{f' of {of}' if of else ''}, epoch by epoch; a dot is a fold's best"
     file = folder.picture(HISTORY)
     write_text(file, draw_history(folds, metric=_METRICS[metric], title=title))
     return file

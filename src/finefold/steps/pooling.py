@@ -18,6 +18,7 @@ import polars as pl
 from finefold.data.predictions import Ledger
 from finefold.data.preprocessing import Box
 from finefold.data.rows import read_rows
+from finefold.data.split_checks import counted
 from finefold.data.submission import Template
 from finefold.errors import DataError, RunError, SubmissionError, UsageError
 from finefold.metrics.classification import FloatArray, IntArray, confusion_matrix, scores_from_confusion
@@ -265,7 +266,7 @@ def given_groups(answers: Answers, source: str, form: Template | None) -> list[s
     missing = [name for name in named if name not in group_of]
     if missing:
         raise SubmissionError(
-            f"{len(missing)} images have no group in `{source}`, e.g. `{missing[0]}`",
+            f"{counted(len(missing), 'image')} without a group in `{source}`, e.g. `{missing[0]}`",
             "add a row for each; leave its group empty where an image is alone",
         )
     return [f"group {group_of[name]}" if group_of[name] else f"alone {name}" for name in named]

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from finefold.data.imageset import ImageSet
 from finefold.data.predictions import Predictions
 from finefold.data.samples import SampleTable
+from finefold.data.split_checks import counted
 from finefold.data.splits import Split, read_split
 from finefold.errors import RunError, UsageError
 from finefold.metrics.calibration import Calibration, fit_temperature, fit_vector
@@ -215,7 +216,7 @@ def _train(home: RunFolder, before: Run, material: Material, extra: ExtraImages,
         found = cache.compute(images.ids, images.paths, boxes=images.boxes, advance=advance)
     if found.findings:
         raise RunError(
-            f"{len(found.findings)} images cannot be read any more, e.g. `{found.findings[0].ids[0]}`",
+            f"{counted(len(found.findings), 'image')} cannot be read any more, e.g. `{found.findings[0].ids[0]}`",
             "put them back where they were, or start again with another --out",
         )
     features_ND, hashes = material.features.rows_ND, (*material.features.hashes, *found.hashes)

@@ -88,8 +88,9 @@ def _exact(subject: Subject, copies: Copies) -> list[Finding]:
                 "rows": len(rows),
                 "sets": [[subject.ids[row] for row in one] for one in sets[:SHOWN]],
             },
-            f"{counted(len(sets), 'file')} {are(len(sets))} there under more than one id, e.g. {subject.ids[sets[0][0]]} "
-            f"and {subject.ids[sets[0][1]]}: they count twice, and a split may train on one and score on the other",
+            f"{counted(len(sets), 'file')} {are(len(sets))} there under more than one id, e.g. "
+            f"{subject.ids[sets[0][0]]} and {subject.ids[sets[0][1]]}: they count twice, and a split may train on one "
+            "and score on the other",
             "keep one of each: `finefold audit --fix` drafts the list",
         )
     ]
@@ -254,8 +255,8 @@ def _torn_groups(subject: Subject, rows: Judged) -> list[Finding]:
                 "whole": round(memory.whole, 4),
             },
             f"{len(torn)} of {len(folds_of)} groups {are(len(torn))} in more than one fold, so their images "
-            f"are trained on and scored: the probe has {memory.torn:.2f} with images split at random, {memory.whole:.2f} "
-            "with groups kept together",
+            f"are trained on and scored: the probe has {memory.torn:.2f} with images split at random, "
+            f"{memory.whole:.2f} with groups kept together",
             "make the split anew: `finefold split` keeps groups whole",
         )
     ]

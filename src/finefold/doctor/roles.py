@@ -209,7 +209,9 @@ def _of_scale(train: Subject, valid: Subject) -> Iterator[Finding]:
     own, other = reread(train), reread(valid)
     times = max(other.std, 1e-9) / max(own.std, 1e-9)
     is_far = not 1 / FAR < times < FAR
-    if is_far or (not 1 / NEAR < times < NEAR and not own.differing):  # augmentation may stretch a little
+    if is_far or (
+        not 1 / NEAR < times < NEAR and not (own.differing or other.differing)
+    ):  # chance may stretch a little
         yield broken(
             f"validation images are scaled otherwise than training images: their numbers have mean {other.mean:.3g} "
             "and "

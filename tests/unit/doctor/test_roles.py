@@ -72,8 +72,10 @@ def test_one_transform_instance_in_two_data_sets():
         subject(Photos(transform=noise), valid=subject(Photos(transform=noise, first=500)))
     ).findings
     assert "share one random transform object, `Photos.transform`" in found.cause and found.severity == "error"
-    (found,) = check_contract(subject(Photos(), valid=subject(Photos(transform=Noise(), first=500)))).findings
-    assert "its own transform is random" in found.cause and found.severity == "error"
+    for seed in range(20):  # chance in validation also moves its numbers, which is no second finding
+        np.random.seed(seed)
+        (found,) = check_contract(subject(Photos(), valid=subject(Photos(transform=Noise(), first=500)))).findings
+        assert "its own transform is random" in found.cause and found.severity == "error"
 
 
 def test_a_shared_plain_transform_means_training_is_not_augmented():

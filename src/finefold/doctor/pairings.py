@@ -70,6 +70,7 @@ def orders_of(paths: Sequence[str], *, on_disk: bool = True) -> Mapping[str, Ran
         "text order": [(path, "") for path in paths],
         "text order without regard to case": [(path.lower(), path) for path in paths],
         "order by extension": [(file.suffix, path) for file, path in zip(files, paths, strict=True)],
+        "folder-wise text order": [(*natural_key(str(file.parent)), file.name) for file in files],
         "text order of the file names": [(file.name, path) for file, path in zip(files, paths, strict=True)],
         "natural order of the file names": [
             (*natural_key(file.name), path) for file, path in zip(files, paths, strict=True)

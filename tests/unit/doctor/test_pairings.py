@@ -27,6 +27,15 @@ def test_text_against_natural_order_is_undone():
     assert found["natural order of the files"].tolist() == own
 
 
+def test_folders_by_number_and_files_by_text():
+    """`for i in range(12): sorted(listdir(f"shard{i}"))` beside images in natural order is an order of its own."""
+    listed = [f"shard{shard}/{number}.png" for shard in range(12) for number in range(1, 13)]
+    labels_of = sorted(range(len(listed)), key=lambda row: (int(listed[row].split("/")[0][5:]), listed[row]))
+    labels = np.array(labels_of)  # the label at place i is that of the file which lies there in the folder's text order
+    found = {one.name: one.labels(labels) for one in by_orders(orders_of(listed, on_disk=False), np.arange(144), 144)}
+    assert found["folder-wise text order of the files"].tolist() == list(range(144))
+
+
 def test_a_joint_shuffle_does_not_hide_wrong_orders():
     """Lists paired in two orders and then shuffled together are told by the files' names alone."""
     rng = np.random.default_rng(0)

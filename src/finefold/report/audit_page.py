@@ -20,7 +20,7 @@ MOST_PER_FINDING = 12  # images of a finding
 MOST_THUMBS = 700  # of the page, some 3 MB
 
 TITLES = {
-    "label-suspect": "Labels under suspicion: look before you change one",
+    "label-suspect": "Labels under suspicion",
     "near-duplicate": "The same photo again, changed",
     "exact-duplicate": "The same file again",
     "duplicate-labels-differ": "Copies with different labels",
@@ -46,8 +46,8 @@ font:15px/1.45 system-ui,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}
 h1{font-size:1.5rem;margin:0 0 4px}h2{font-size:1.15rem;margin:36px 0 4px}p{margin:4px 0}
 .faint{color:var(--faint);font-size:.88rem}
 nav{display:grid;grid-template-columns:repeat(auto-fill,minmax(250px,1fr));gap:4px 20px;margin:18px 0}
-nav a{display:flex;justify-content:space-between;color:inherit;text-decoration:none;border-bottom:1px solid var(--rule);
-padding:5px 2px}nav a:hover{background:var(--card)}
+nav a{display:flex;justify-content:space-between;gap:.6em;color:inherit;text-decoration:none;
+border-bottom:1px solid var(--rule);padding:5px 2px}nav a:hover{background:var(--card)}
 .error{color:var(--error)}.warning{color:var(--warning)}.info{color:var(--info)}
 article{background:var(--card);border:1px solid var(--rule);border-radius:8px;padding:10px 12px;margin:10px 0}
 article p{overflow-wrap:anywhere}

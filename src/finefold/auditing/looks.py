@@ -24,6 +24,7 @@ from finefold.data.machine import num_threads
 from finefold.data.orientation import orientation_of
 from finefold.data.readable import bytes_or_reason, unreadable
 from finefold.data.store import ContentStore
+from finefold.data.tables import zero_rows
 from finefold.errors import ImageError
 
 FORMATS = ("JPEG", "PNG", "WebP", "BMP", "TIFF", "GIF")
@@ -122,7 +123,7 @@ def look_at(
     """
     about = {"kind": "looks", "what": f"measures of images (up to {max_pixels / 1e6:g} Mpx)"}
     store = ContentStore.open(cache / "looks" / f"{_VERSION}-{max_pixels}", (), _LOOK, about=about)
-    rows_N = np.zeros(len(paths), _LOOK)
+    rows_N = zero_rows((len(paths),), _LOOK, folder=store.folder)
     contents: list[bytes] = [b""] * len(paths)
 
     def look(start: int) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from finefold.data.cachedir import cannot_write, write_about
+from finefold.data.tables import zero_rows
 
 _RECORD = np.dtype([("key", "<u8"), ("rest", "<u8"), ("crc", "<u4")])
 
@@ -129,7 +130,7 @@ class ContentStore:
             [N, *shape] rows, zero where not found, and [N] whether each was found. A row whose
             checksum does not hold (torn or altered) counts as not found.
         """
-        rows = np.zeros((len(hashes), self.row_bytes), np.uint8)
+        rows = zero_rows((len(hashes), self.row_bytes), np.uint8, folder=self.folder)
         is_found_N = np.zeros(len(hashes), bool)
         index = self._index
         for position, (wanted, place) in enumerate(zip(hashes, index.locate(hashes).tolist(), strict=True)):

@@ -22,6 +22,9 @@ from finefold.data.findings import Finding
 
 MOST_FINDINGS = 200  # per attribute; the rest is counted
 LEAST_KAPPA = 0.3  # agreement with the labels beyond chance, below which a judge knows too little to doubt them
+SURE_KAPPA = (
+    0.6  # from where on it can say how many are wrong: substantial agreement (Landis, Koch, Biometrics 33, 1977)
+)
 LEAST_ODDS = 0.7  # log odds by which another class must be more likely; twice as likely
 _CONSTANT_SHARE = 0.95  # of the groups with several samples in which an attribute must agree to belong to the group
 _NUMBER_COST = 1.16  # log(8 / sqrt(2 pi)): a wrong number is anywhere within four deviations, a right one is normal
@@ -102,8 +105,9 @@ def find_suspects(
 ) -> tuple[list[Suspect], dict[str, float]]:
     """Labels that may be wrong, the likeliest first, and each attribute's estimated share of wrong labels.
 
-    The share is NaN where the judge agrees with the labels hardly beyond chance: of such an attribute no label is
-    suspected, but for numbers that are far from what look-alikes have.
+    The share is NaN where the judge does not agree with the labels well enough to tell its own errors from theirs.
+    Where it agrees hardly beyond chance, no label is suspected either, but for numbers that are far from what
+    look-alikes have.
 
     Of attributes that belong to groups (a person's gender) whole groups are judged. With features a classifier of
     groups is fitted; without, the samples' probabilities vote. Of others single samples are judged, by confident
@@ -152,13 +156,14 @@ def _of_groups(
         probs_GC = group_vote(one.probs_NC, groups_N, labels_G)
     else:
         probs_GC = vote_of_groups(kernel_GG, labels_G, len(one.classes))
-    share = _share_wrong(labels_G[known], probs_GC[known])
+    kappa = agreement(labels_G[known], probs_GC[known])
+    share = noise_share(labels_G[known], probs_GC[known]) if kappa >= SURE_KAPPA else float("nan")
     numbers_G = np.full(len(rows_G), np.nan)
     if one.numbers_N is not None:
         numbers_G = np.array([one.numbers_N[rows[0]] for rows in rows_G])
     if kernel_GG is not None and np.isfinite(numbers_G).sum() >= 20 and np.nanstd(numbers_G) > 0:
         return _of_numbers(one, rows_G, labels_G, numbers_G, kernel_GG, probs_GC), share
-    if np.isnan(share):
+    if kappa < LEAST_KAPPA:
         return [], share
     trusted_GC = probs_GC / confident_thresholds(labels_G[known], probs_GC[known])
     odds_G = np.full(len(rows_G), -np.inf)
@@ -214,8 +219,9 @@ def _of_samples(one: Labelled, groups_N: Codes, rows_G: list[NDArray[np.int64]])
     codes, probs = one.codes_N[known], one.probs_NC[known]
     if len(set(codes.tolist())) < 2:
         return [], 0.0
-    share = _share_wrong(codes, probs)
-    if np.isnan(share):
+    kappa = agreement(codes, probs)
+    share = noise_share(codes, probs) if kappa >= SURE_KAPPA else float("nan")
+    if kappa < LEAST_KAPPA:
         return [], share
     trusted = probs / confident_thresholds(codes, probs)
     odds = -margins(codes, trusted)
@@ -238,11 +244,6 @@ def _of_samples(one: Labelled, groups_N: Codes, rows_G: list[NDArray[np.int64]])
         given = one.classes[codes[place]]
         found.append(Suspect(one.name, rows, -1, given, one.classes[suggested], float(odds[place]), evidence))
     return found, share
-
-
-def _share_wrong(codes: Codes, probs: Floats) -> float:
-    """The estimated share of wrong labels; NaN where who estimates it agrees with the labels hardly beyond chance."""
-    return noise_share(codes, probs) if agreement(codes, probs) >= LEAST_KAPPA else float("nan")
 
 
 def _partner(one: Labelled, row: int, suggested: int, rows: NDArray[np.int64]) -> int | None:

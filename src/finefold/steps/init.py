@@ -13,7 +13,7 @@ from finefold.data.findings import Finding
 from finefold.data.images import list_images
 from finefold.data.recognise import recognise
 from finefold.data.sources import missing_images, read_spec
-from finefold.data.split_checks import counted
+from finefold.data.split_checks import are, counted
 from finefold.errors import DataError
 from finefold.runs.folder import write_text
 from finefold.steps.progress import SILENT, Progress
@@ -63,9 +63,8 @@ def init(folder: str | Path, *, out: str | Path = "data.toml", progress: Progres
         if missing := _few_missing(file):
             tables["samples"]["ignore"] = [*tables["samples"].get("ignore", []), *map(glob.escape, missing)]
             write_text(file, HEADER + "\n" + tomli_w.dumps(tables))
-            there = "is" if len(missing) == 1 else "are"
             notes.append(
-                f"{counted(len(missing), 'image')} of the table {there} not there, e.g. {missing[0]}: left out by "
+                f"{counted(len(missing), 'image')} of the table {are(len(missing))} not there, e.g. {missing[0]}: left out by "
                 f"`ignore` in {file.name}"
             )
         data = read_data(file)

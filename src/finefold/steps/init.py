@@ -64,8 +64,8 @@ def init(folder: str | Path, *, out: str | Path = "data.toml", progress: Progres
             tables["samples"]["ignore"] = [*tables["samples"].get("ignore", []), *map(glob.escape, missing)]
             write_text(file, HEADER + "\n" + tomli_w.dumps(tables))
             notes.append(
-                f"{counted(len(missing), 'image')} of the table {are(len(missing))} not there, e.g. {missing[0]}: left out "
-                f"by `ignore` in {file.name}"
+                f"{counted(len(missing), 'image')} of the table {are(len(missing))} not there, e.g. {missing[0]}: "
+                f"left out by `ignore` in {file.name}"
             )
         data = read_data(file)
         _, findings = check_images(data.samples, progress=progress)

@@ -67,7 +67,8 @@ def test_another_split_is_not_written_over(data, capsys):
     said = capsys.readouterr()
     assert "holds another split of the same samples" in said.err
     new = data.with_name("data.split.new.csv")
-    assert f"`finefold split {data} --out {new}`, then `finefold train {data} --split {new}`" in said.err
+    anew = f"`finefold split {data} --folds 5 --seed 2 --out {new}`, then `finefold train {data} --split {new}`"
+    assert anew in said.err
     assert not said.out
     assert data.with_name("data.split.csv").read_bytes() == before
 

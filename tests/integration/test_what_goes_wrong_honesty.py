@@ -15,6 +15,8 @@ import finefold as ff
 from finefold.data.synthetic import draw_portraits
 from finefold.errors import DataError, RunError
 from finefold.steps.init import init
+from finefold.steps.reading import read_data
+from finefold.steps.split import split
 
 Photo = tuple[str, int]
 
@@ -105,6 +107,10 @@ def test_the_same_photo_in_two_folds_and_in_the_test_set(people, tmp_path):
     init(tmp_path / "set", out=tmp_path / "data.toml")
     said = ff.diagnose(tmp_path / "data.toml", only=["honesty"])
     assert found(said, "exact-duplicate").evidence["rows"] >= 8
+    leak = found(said, "split-leak")  # there are no folds yet
+    assert leak.severity == "warning" and "no split keeps the two together: they would be trained on" in leak.cause
+    split(read_data(tmp_path / "data.toml"), folds=3)
+    said = ff.diagnose(tmp_path / "data.toml", only=["honesty"])
     leak = found(said, "split-leak")
     assert leak.severity == "error" and leak.evidence["exact"] > 0
     least = "at least " if "the likeliest of" in said.checks[0].says else ""

@@ -217,7 +217,7 @@ def _pooled(one: dict[str, Any]) -> None:
     say(
         f"pooled {pooled} over {groups['count']:,} groups, the largest of {groups['largest']}, "
         f"{groups['alone']:,} images alone",
-        f"pooling {pooled} over each group's images {'raises' if after > before else 'does not raise'} macro F1 from "
+        f"pooling {pooled} over each group's images takes macro F1 from "
         f"{before:.3f} to {after:.3f} on the ledger: {gap['value']:+.3f}  [{gap['low']:+.3f}, {gap['high']:+.3f}], "
         f"better in {as_share(gap['better'])} of resamples",
     )

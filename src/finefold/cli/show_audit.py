@@ -55,9 +55,11 @@ def _next(found: "Audit") -> list[str]:
     drafts = [file for file in found.written if file.suffix == ".csv"]
     if drafts:
         home, split = found.data.file.parent.resolve(), found.data.default_split
-        lines = [f'  {key} = "{os.path.relpath(file, home)}"' for key, file in zip(DRAFTS, drafts, strict=True)]
+        keys = [next(key for key in DRAFTS if f".{key}." in file.name) for file in drafts]
+        lines = [f'  {key} = "{os.path.relpath(file, home)}"' for key, file in zip(keys, drafts, strict=True)]
+        lists, them = ("both lists", "them") if len(drafts) > 1 else ("the list", "it")
         return [
-            f"next: look at each line of both lists, delete those that are wrong, and name them in {found.data.file}:",
+            f"next: look at each line of {lists}, delete those that are wrong, and name {them} in {found.data.file}:",
             "  [samples]",
             *lines,
             *([f"  {split.name} can stay: all others keep their folds"] if split.is_file() else ()),

@@ -67,6 +67,11 @@ def _shares(adaptation: Mapping[str, Any]) -> None:
             f": {name}" if name != JOINT else ", joint class: only to be looked at"
         )
         table(title, columns, rows)
+    if any(_is_outside(part) for one in adaptation["estimates"].values() for part in one["classes"].values()):
+        say(
+            "an interval that leaves out the ledger's share is no change yet: the ledger is a sample too, and several "
+            "classes are looked at"
+        )
     done = "class shares adapted to" if adaptation["is_applied"] else "class shares left as they are"
     say(f"{done}: {adaptation['reason']}")
     for score, change in adaptation["expected_change"].items():
@@ -76,6 +81,10 @@ def _shares(adaptation: Mapping[str, Any]) -> None:
             say(f"  expected change of {name}, if these shares are right: {interval}")
     for line in adaptation["assumed"]:
         say(f"  assumed: {line}")
+
+
+def _is_outside(part: Mapping[str, Any]) -> bool:
+    return not part["has_changed"] and not part["em"]["low"] <= part["before"] <= part["em"]["high"]
 
 
 def _calibration(one: "Tried") -> tuple[str, ...]:

@@ -37,7 +37,7 @@ def validate(model: type[M], values: dict[str, Any], *, where: str, error: type[
 
 
 def _describe(model: type[BaseModel], problem: dict[str, Any]) -> str:
-    keys = [str(key) for key in problem["loc"]]
+    keys = [str(key + 1) if isinstance(key, int) else str(key) for key in problem["loc"]]  # places count from 1
     place = ".".join(keys)
     if problem["type"] == "extra_forbidden":
         known = _fields_at(model, keys[:-1])

@@ -12,6 +12,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from finefold.data.findings import Finding
+from finefold.doctor.across import look_across, misaligned_across
 from finefold.doctor.apart import Verdicts, hear_all
 from finefold.doctor.diagnosis import Checked
 from finefold.doctor.hearing import labelled_rows
@@ -28,9 +30,23 @@ def check_alignment(subject: Subject) -> Checked:
     if subject.valid is None:
         return own
     other = _check(subject.valid)
-    found = [replace(one, cause=f"in {subject.valid.name}: {one.cause}") for one in other.findings]
-    says = f"{own.says}. {subject.valid.name}: {other.says}"
+    across = _across(subject, subject.valid)
+    told = other.findings if across is None else across[1]
+    found = [replace(one, cause=f"in {subject.valid.name}: {one.cause}") for one in told]
+    says = f"{own.says}. {subject.valid.name}: {other.says if across is None else across[0]}"
     return Checked(NAME, says, (*own.findings, *found), own.is_done or other.is_done, own.numbers)
+
+
+def _across(train: Subject, valid: Subject) -> tuple[str, tuple[Finding, ...]] | None:
+    """Of validation's labels that say little by themselves: what a probe of training says, and what is wrong."""
+    own, other = train.memory[NAME], valid.memory[NAME]
+    if own.joint is None or other.joint is None or other.apart:
+        return None
+    found = look_across(train, own.joint, valid, other.joint)
+    if found is None:
+        return None
+    says = f"by themselves these labels say little; a probe of {train.name} gives {found.agreement:.2f} of the labels"
+    return says, () if found.is_known else (misaligned_across(found, train, own.joint, valid),)
 
 
 def _check(subject: Subject) -> Checked:

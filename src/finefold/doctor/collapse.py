@@ -26,7 +26,9 @@ MARGIN = 0.05  # by which that is more than the largest class's share among the 
 def check_collapse(subject: Subject) -> Checked:
     """Whether the predictions of the model that was given, or of the run, are nearly all of one class."""
     if subject.predict is None:
-        return Checked(NAME, "not done: no model was given", is_done=False)
+        return Checked(
+            NAME, "not done: no model was given; of a trained run it is asked by `finefold doctor RUN`", is_done=False
+        )
     codes_N = subject.predict()
     shares_K = np.bincount(codes_N, minlength=subject.num_classes) / len(codes_N)
     most = int(shares_K.argmax())

@@ -71,7 +71,7 @@ def num_rows(dataset: Any) -> int:
     """
     if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
         kind = type(dataset).__name__
-        raise DataError(f"{kind} has no {'length' if hasattr(dataset, '__getitem__') else '[i]'}", NEEDED)
+        raise DataError(f"no data set: {kind} has no {'length' if hasattr(dataset, '__getitem__') else '[i]'}", NEEDED)
     if len(dataset) == 0:
         raise DataError("the data set is empty: len(dataset) is 0", "give one that has rows")
     return len(dataset)

@@ -98,8 +98,9 @@ def _exact(subject: Subject, copies: Copies) -> list[Finding]:
 
 def _across_folds(subject: Subject, copies: Copies, rows: Judged | None, rng: np.random.Generator) -> list[Finding]:
     """Copies that lie in two folds: of a data set object without folds of its own, that any split may tear."""
-    has_folds = subject.given_folds_N is not None or subject.samples is not None
-    numbers = copies.across(subject.folds_N) if has_folds else np.arange(len(copies))
+    has_folds = subject.given_folds_N is not None
+    will_be_dealt = has_folds or subject.samples is not None  # then groups are whole, and copies inside one are no leak
+    numbers = copies.across(subject.folds_N) if will_be_dealt else np.arange(len(copies))
     if not len(numbers):
         return []
     concerned = np.unique(copies.pairs_P2[numbers])
@@ -120,15 +121,17 @@ def _across_folds(subject: Subject, copies: Copies, rows: Judged | None, rng: np
         "" if effect is None else f"; the probe has {effect[0]:.2f} of them right so, {effect[1]:.2f} if kept together"
     )
     least = "at least " * bool(copies.num_left)
-    where = "have a copy in another fold" if has_folds else "have a copy, and nothing keeps the two together"
+    where = "have a copy in another fold: they are trained on, then scored"
+    if not has_folds:
+        where = "have a copy, and no split keeps the two together: they would be trained on, then scored"
     return [
         Finding(
             "split-leak",
             severity,
             tuple(subject.ids[row] for row in concerned),
             evidence,
-            f"{least}{len(concerned)} images ({share:.1%}) {where}: they are trained on, then scored{seen}",
-            KEEP_APART,
+            f"{least}{len(concerned)} images ({share:.1%}) {where}{seen}",
+            KEEP_APART if subject.samples is not None else "keep one of each, or keep them on one side of every split",
         )
     ]
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from finefold.auditing.confident import agreement
+from finefold.auditing.labels import LEAST_KAPPA
 from finefold.auditing.looks import Looks
 from finefold.data.findings import Finding, Severity
 from finefold.doctor.diagnosis import Checked
@@ -100,7 +102,7 @@ def _against_test(subject: Subject) -> Checked:
     subjects = len(tests) * len(np.unique(subject.group_codes_N)) / len(subject.ids)  # if grouped like training
     judge = "a probe's answers" if subject.answer_test is None else "the run's answers"
     findings += _of_shares(estimates, judge=judge, is_sure=subjects >= MANY_SUBJECTS)
-    changed = [one.name for one in estimates if one.is_shifted]
+    changed = [one.name for one in estimates if one.is_shifted and _do_both_ways_agree(one)]
     shares = f"class shares of {', '.join(changed)} differ" if changed else "no class share differs beyond chance"
     says = f"{len(tests)} images to be predicted against {len(rows)}: {_told(found)}; {shares}"
     numbers = {"auc": found.auc.to_dict(), "parts": [round(one, 3) for one in found.parts], "properties": properties}
@@ -290,7 +292,7 @@ def _shares(subject: Subject, test_TD: NDArray[Any], tests: Rows) -> "list[Share
             ledger_nC, probs_TC = _probe_probs(subject, rows, codes_K, len(classes), test_TD)
         labels_n = codes_K[rows.labels_n]
         present = np.unique(labels_n)
-        if len(present) < 2:
+        if len(present) < 2 or agreement(labels_n, ledger_nC) < LEAST_KAPPA:
             continue
         found.append(
             estimate_shares(
@@ -305,6 +307,12 @@ def _shares(subject: Subject, test_TD: NDArray[Any], tests: Rows) -> "list[Share
             )
         )
     return found
+
+
+def _do_both_ways_agree(one: "ShareEstimate") -> bool:
+    """Whether the two estimates of each changed share have some values in common; else images differ otherwise, too."""
+    ends = zip(one.em, one.bbse, one.has_changed_K, strict=True)
+    return all(em.low <= bbse.high and bbse.low <= em.high for em, bbse, has_changed in ends if has_changed)
 
 
 def _whole(probs: Floats) -> Floats:
@@ -333,7 +341,7 @@ def _of_shares(estimates: "Sequence[ShareEstimate]", *, judge: str, is_sure: boo
     found = []
     for one in estimates:
         moved = float(np.abs(one.shares_K - one.before_K).sum() / 2)
-        if not one.is_shifted:
+        if not one.is_shifted or not _do_both_ways_agree(one):
             continue
         severity: Severity = "warning" if is_sure and moved >= MOVED else "info"
         changed = [

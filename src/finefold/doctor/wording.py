@@ -61,7 +61,9 @@ def _says(verdict: Verdict) -> str:
     by_one = int((court.labels_N[1:] != court.labels_N[:-1]).sum())
     power = f"labels off by one row would be wrong for {by_one} images"
     if verdict.has_signal:
-        power += f"; a stretch of about {seen_from(court)} wrongly paired images would be seen"
+        least, count = seen_from(court), len(court.labels_N)
+        power += f"; a stretch of about {least} wrongly paired images would be seen"
+        power += ", whatever the pairing (shorter ones where a pairing explains them)" * (least > count // 2)
     elif verdict.is_wrong:
         power += "; as they are paired the backbone sees nothing of these labels, re-paired as below it does"
     else:

@@ -103,9 +103,8 @@ def _number(tables: list[Any], part: str, key: str) -> int:
     if part.isdecimal() and 1 <= int(part) <= len(tables):
         return int(part) - 1
     name = key.split(".")[0].strip()
-    raise RecipeError(
-        f"`{key}`: there is no `{name}.{part}`", f"tables are counted from 1: {name}.1 to {name}.{len(tables)}"
-    )
+    known = f"from {name}.1 to {name}.{len(tables)}" if len(tables) > 1 else f"only {name}.1"
+    raise RecipeError(f"`{key}`: there is no `{name}.{part}`", f"they are counted from 1, and the recipe has {known}")
 
 
 def dump_recipe(recipe: Recipe) -> str:

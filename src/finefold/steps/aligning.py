@@ -34,7 +34,8 @@ def aligned_ledgers(runs: Sequence[Run], names: Sequence[str], *, verb: str) -> 
         if what:
             raise RunError(
                 f"`{names[0]}` and `{name}` cannot be {verb}: {what}",
-                "train both on the same data.toml with the same split file (`finefold train --split FILE`)",
+                "train both on the same data.toml with the same split file (`finefold train --split FILE`); where "
+                "labels were patched in between, train the earlier recipe again on the patched ones",
             )
     ids = first.predictions.ids
     return [replace(first, predictions=one.predictions.rows_for(ids)) for one in ledgers]

@@ -35,7 +35,9 @@ def write_page(
 
 
 def write_drafts(findings: Sequence[Finding], data: Data, folder: Path) -> list[Path]:
-    """`NAME.patches.csv` and `NAME.exclude.csv` for review; what is there is not written over.
+    """`NAME.patches.csv` and `NAME.exclude.csv` for review, where there is something to put in.
+
+    What is there is not written over.
 
     The data.toml is left alone: `[samples] patches` and `exclude` take the files once a person has been through them.
     """
@@ -45,6 +47,8 @@ def write_drafts(findings: Sequence[Finding], data: Data, folder: Path) -> list[
         (f"{stem}.patches.csv", draft_patches(findings), PATCH_COLUMNS),
         (f"{stem}.exclude.csv", draft_exclusions(findings), ("id", "reason")),
     ):
+        if not rows:
+            continue
         frame = pl.DataFrame(rows, schema=dict.fromkeys(columns, pl.String), orient="row")
         file = _free(folder / name, frame.write_csv().encode())
         write_csv(frame, file)

@@ -139,7 +139,7 @@ def _root(run: Run, images: str | Path | None) -> Path:
     root = Path(images) if images is not None else run.spec.folder / run.spec.predict.root  # type: ignore[union-attr]
     if not root.is_dir():
         problem = f"{root} is a file" if root.exists() else f"the folder {root} does not exist"
-        raise DataError(problem, NAME_A_FOLDER)
+        raise DataError(problem, "give a folder that holds the images, or none: then those of [predict] are answered")
     return root
 
 

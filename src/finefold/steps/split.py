@@ -64,7 +64,7 @@ def split(
     made = make(samples, folds=folds, seed=seed)
     file = Path(out) if out is not None else data.default_split
     if file.exists() and read_split(file).hash != made.hash:
-        raise _other_split(data, samples, file)
+        raise _other_split(data, samples, file, folds, seed)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_split(made, file)
     codes, names = strata_for(made, samples)
@@ -72,10 +72,13 @@ def split(
     return SplitMade(made, balance, names, file, samples, tuple(findings))
 
 
-def _other_split(data: Data, samples: SampleTable, file: Path) -> SplitError:
+def _other_split(data: Data, samples: SampleTable, file: Path, folds: int, seed: int) -> SplitError:
     """What to do about a split that is there: where it fits, with some samples excluded since, training takes it."""
     made_anew = file.with_name(f"{file.stem}.new.csv")
-    anew = f"`finefold split {data.file} --out {made_anew}`, then `finefold train {data.file} --split {made_anew}`"
+    asked = f" --folds {folds}" + f" --seed {seed}" * (seed != 0)
+    anew = (
+        f"`finefold split {data.file}{asked} --out {made_anew}`, then `finefold train {data.file} --split {made_anew}`"
+    )
     try:
         old = read_split(file)
         rest = old.without(data.excluded)

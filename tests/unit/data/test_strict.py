@@ -50,7 +50,7 @@ def test_all_mistakes_come_at_once() -> None:
         "  `oven.heat`: input should be less than or equal to 300, got 301",
         "  `oven.fan`: input should be 'on' or 'off', got 'of': did you mean `off`?",
         "  `second`: input should be a valid dictionary or instance of Oven, got 7",
-        "  `sizes.1`: input should be a valid number, unable to parse string as a number, got 'big'",
+        "  `sizes.2`: input should be a valid number, unable to parse string as a number, got 'big'",
         "  unknown key `nme`: did you mean `name`?",
     ]
 

@@ -171,3 +171,29 @@ def test_a_class_of_one_row_and_few_rows_do_not_break_it(num_classes, count):
     labels_N[:6] = np.arange(2, 8)
     said = check_alignment(subject_of(features_ND, labels_N, num_classes=num_classes))
     assert said.is_done and not [one for one in said.findings if one.severity == "error"]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_shuffled_labels_of_validation_are_an_error(seed):
+    """As good as random by themselves: training shows that the images do tell these classes."""
+    features_ND, labels_N = planted(500)
+    train = replace(subject_of(features_ND[:400], labels_N[:400]), name="training")
+    shuffled = np.random.default_rng(seed).permutation(labels_N[400:])
+    valid = replace(subject_of(features_ND[400:], shuffled), name="validation")
+    (found,) = check_alignment(replace(train, valid=valid)).findings
+    assert (found.kind, found.severity, found.evidence["kind"]) == ("misaligned-labels", "error", "unknown")
+    assert found.cause.startswith("in validation: a probe of training gives")
+    assert found.evidence["best"] > 0.8 > found.evidence["current"]
+
+
+def test_exchanged_classes_and_another_world_are_none():
+    """Other codes for the same classes are another check's matter; of strange images training says nothing."""
+    features_ND, labels_N = planted(700, noise=1.0)
+    train = replace(subject_of(features_ND[:500], labels_N[:500]), name="training")
+    exchanged = subject_of(features_ND[500:], (labels_N[500:] + 1) % 4)
+    assert not check_alignment(replace(train, valid=exchanged)).findings
+    other = replace(subject_of(np.roll(features_ND[500:], 1, axis=1) * np.float16(3), labels_N[500:]), name="other")
+    rolled = np.random.default_rng(0).permutation(labels_N[500:])
+    for labels in (labels_N[500:], rolled):  # images of another world: training cannot say
+        said = check_alignment(replace(train, valid=replace(other, labels_N=labels)))
+        assert "a probe of training gives" not in said.says

@@ -170,6 +170,16 @@ def test_phases_are_counted_from_1() -> None:
     assert load_recipe("probe", ["phase.1.until=2 epochs"]).phase[0].trainable == "head"
 
 
+def test_mistakes_in_a_phase_name_it_as_overrides_do() -> None:
+    """Places in messages count from 1, like those behind --set."""
+    assert "unknown key `phase.2.lrr`: did you mean `phase.2.lr`?" in told("quick", "phase.2.lrr=1")[0]
+    assert "`phase.2.lr`: input should be a valid number" in told("quick", "phase.2.lr=abc")[0]
+    assert told("probe", "phase.2.lr=1") == (
+        "`phase.2.lr`: there is no `phase.2`",
+        "they are counted from 1, and the recipe has only phase.1",
+    )
+
+
 def test_later_overrides_win() -> None:
     """Overrides apply in their order, and leave the rest of a table alone."""
     recipe = load_recipe("probe", ["split.folds=4", "split.folds=6", "model.heads=per_attribute"])

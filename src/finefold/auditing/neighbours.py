@@ -53,8 +53,11 @@ def likeness_of_pairs(
 ) -> NDArray[np.float32]:
     """[P] the similarity, as `nearest` has it, of the two images of each pair."""
     unit_NR = _unit_rows(features_ND, rng)
-    left, right = pairs_P2.T
-    return np.asarray(np.einsum("pr,pr->p", unit_NR[left], unit_NR[right]), np.float32)
+    alike_P = np.empty(len(pairs_P2), np.float32)
+    for start in range(0, len(pairs_P2), _BLOCK_OF_OTHERS):
+        left, right = pairs_P2[start : start + _BLOCK_OF_OTHERS].T
+        alike_P[start : start + _BLOCK_OF_OTHERS] = np.einsum("pr,pr->p", unit_NR[left], unit_NR[right])
+    return alike_P
 
 
 def _unit_rows(features_ND: NDArray[np.floating], rng: np.random.Generator) -> NDArray[np.float32]:

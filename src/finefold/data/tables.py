@@ -12,6 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 from finefold.data.cachedir import cannot_write
 
 LARGE_BYTES = 64 * 2**20
+ROWS_AT_ONCE = 4096
 
 
 def zero_rows(shape: tuple[int, ...], dtype: DTypeLike, *, folder: Path) -> NDArray[Any]:
@@ -37,6 +38,22 @@ def zero_rows(shape: tuple[int, ...], dtype: DTypeLike, *, folder: Path) -> NDAr
             return np.asarray(np.memmap(file, kind, "r+", shape=shape))
     except OSError as reason:
         raise cannot_write(folder, reason) from reason
+
+
+def taken_rows(table: NDArray[Any], rows: NDArray[np.integer], *, folder: Path) -> NDArray[Any]:
+    """Some rows of a table: a part of it where they follow each other, else a copy that lies where `zero_rows` puts it.
+
+    Args:
+        table: [N, ...].
+        rows: ascending.
+        folder: as of `zero_rows`.
+    """
+    if len(rows) and rows[-1] - rows[0] + 1 == len(rows):
+        return table[int(rows[0]) : int(rows[-1]) + 1]
+    found = zero_rows((len(rows), *table.shape[1:]), table.dtype, folder=folder)
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        found[start : start + ROWS_AT_ONCE] = table[rows[start : start + ROWS_AT_ONCE]]
+    return found
 
 
 def _reserve(descriptor: int, num_bytes: int) -> None:

@@ -22,6 +22,7 @@ from finefold.data.findings import Finding
 from finefold.data.images import list_images
 from finefold.data.samples import SampleTable
 from finefold.data.sources import read_source
+from finefold.data.tables import taken_rows
 from finefold.errors import SplitError, UsageError
 from finefold.nn.features import PrefixCache
 from finefold.recipe.loader import load_recipe
@@ -241,7 +242,7 @@ class _Work:
         is_test_N = rows >= len(self.data.samples)
         groups_N = np.concatenate([self.groups_N, np.full(is_test_N.sum(), len(self.group_names))])
         is_near = bool(self.kinds & set(NEAR))
-        features_ND = self.features_ND[_places(rows)] if is_near else None
+        features_ND = taken_rows(self.features_ND, rows, folder=cache_root()) if is_near else None
         with self.progress.stage("copies", 0, "pairs") as advance:
             copies = find_copies(looks, groups_N, features_ND, cache=cache_root(), is_near=is_near, advance=advance)
         ours = copies.among(~is_test_N)
@@ -298,7 +299,7 @@ class _Work:
                 raise UsageError("the run has other classes than data.toml", "give a run that was trained on this data")
             predictions = predictions.rows_for(self.samples.ids)
         else:
-            rows_ND = self.features_ND[_places(self.readable_N)]
+            rows_ND = taken_rows(self.features_ND, self.readable_N, folder=cache_root())
             heads = "joint" if len(self.samples.space.names) == 1 else "per_attribute"
             recipe = load_recipe("probe", (f"model.heads={heads}",))
             folds = folds_of(None, self.samples, (), recipe)
@@ -355,12 +356,6 @@ def _rows_of(looks: Looks, rows: NDArray[np.int64]) -> Looks:
         tuple(looks.ids[row] for row in rows),
         tuple(looks.paths[row] for row in rows),
         tuple(looks.content_N[row] for row in rows),
-        looks.rows_N[_places(rows)],
+        taken_rows(looks.rows_N, rows, folder=cache_root()),
         (),
     )
-
-
-def _places(rows: NDArray[np.int64]) -> NDArray[np.int64] | slice:
-    """Rows in order, as a slice where none is left out: arrays are then looked at, not copied."""
-    is_whole = len(rows) > 0 and rows[-1] - rows[0] + 1 == len(rows)
-    return slice(int(rows[0]), int(rows[-1]) + 1) if is_whole else rows

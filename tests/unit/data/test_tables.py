@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from finefold.data import tables
-from finefold.data.tables import zero_rows
+from finefold.data.tables import taken_rows, zero_rows
 from finefold.errors import CacheError
 
 
@@ -32,6 +32,20 @@ def test_a_large_one_is_not_the_process_own_memory(tmp_path):
     rows[:] = 7
     assert own_memory_kb() - before < 20_000
     assert (rows[::17, ::4099] == 7).all()
+
+
+@pytest.mark.parametrize("most", [1, 10**9])
+def test_rows_are_taken(monkeypatch, tmp_path, most):
+    """Rows that follow each other are a part of the table, others a copy, whatever its size and type."""
+    monkeypatch.setattr(tables, "LARGE_BYTES", most)
+    monkeypatch.setattr(tables, "ROWS_AT_ONCE", 3)
+    table = np.arange(60, dtype=np.float16).reshape(20, 3)
+    part = taken_rows(table, np.arange(4, 9), folder=tmp_path)
+    assert np.shares_memory(part, table) and np.array_equal(part, table[4:9])
+    some = np.array([0, 1, 2, 5, 7, 11, 12, 19])
+    copied = taken_rows(table, some, folder=tmp_path)
+    assert not np.shares_memory(copied, table) and np.array_equal(copied, table[some]) and copied.dtype == np.float16
+    assert taken_rows(table, np.empty(0, np.int64), folder=tmp_path).shape == (0, 3)
 
 
 def test_where_nothing_can_be_written(monkeypatch, tmp_path):

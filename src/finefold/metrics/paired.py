@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from finefold.metrics.classification import FloatArray, IntArray, divide, log_loss_N, scores_from_counts
-from finefold.metrics.intervals import RESAMPLES, bootstrap_sums, group_codes, group_sums
+from finefold.metrics.intervals import RESAMPLES, Score, bootstrap_sums, group_codes, group_sums
 
 SCORES = ("macro_f1", "accuracy", "balanced_accuracy", "log_loss")
 LOWER_IS_BETTER = frozenset({"log_loss"})
@@ -54,10 +54,17 @@ class Drawn:
         values: score -> its value. Scores are `macro_f1` and so on, `class NAME` (F1), `attribute NAME`
             (accuracy) and `attribute NAME macro_f1`; NaN for a class without samples.
         drawn: score -> [R] the same on every resample.
+        num_groups: of the samples whose class is known.
     """
 
     values: Mapping[str, float]
     drawn: Mapping[str, FloatArray]
+    num_groups: int
+
+    def score(self, name: str, num_samples: int) -> Score:
+        """One score of the joint class with its interval; a share's is never that of a single point."""
+        num_counted = None if name in LOWER_IS_BETTER else self.num_groups
+        return Score.from_resamples(self.values[name], self.drawn[name], num_samples, num_counted=num_counted)
 
     def less(self, other: "Drawn", score: str) -> Difference | None:
         """How much better this is than another of the same samples and seed; None where neither can be scored."""
@@ -129,7 +136,7 @@ def draw(
         keys = (f"attribute {name} macro_f1", f"attribute {name}", f"attribute {name} balanced_accuracy")
         codes_N = np.asarray(codes_K)[labels_N] if codes_NA is None else codes_NA[:, place]
         add(keys, codes_N, found_N, len(classes))
-    return Drawn(values, drawn)
+    return Drawn(values, drawn, len(np.unique(groups[is_known_N])))
 
 
 def _counts(codes_N: IntArray, found_N: IntArray, num_classes: int, weights_N: FloatArray) -> Any:

@@ -16,7 +16,6 @@ from finefold.data.predictions import Ledger, Predictions
 from finefold.errors import UsageError
 from finefold.metrics.classification import FloatArray
 from finefold.metrics.correction import Correction, fit_correction, nested_correction, nothing
-from finefold.metrics.intervals import Score
 from finefold.metrics.paired import SCORES, draw
 from finefold.recipe.loader import load_recipe
 from finefold.recipe.training import AfterRecipe
@@ -97,10 +96,7 @@ class Plan:
             resamples=self.run.recipe.scores.resamples,
         )
         num_samples = len(ledger.labels_N)
-        return {
-            score: Score.from_resamples(found.values[score], found.drawn[score], num_samples).to_dict()
-            for score in SCORES
-        }
+        return {score: found.score(score, num_samples).to_dict() for score in SCORES}
 
 
 def readable(run: Run, probs_BK: NDArray[np.float64]) -> NDArray[np.bool_]:

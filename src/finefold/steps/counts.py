@@ -17,7 +17,7 @@ from finefold.data.split_checks import counted
 from finefold.data.submission import Template
 from finefold.errors import DataError, UsageError
 from finefold.metrics.counts import Margin, in_groups
-from finefold.metrics.intervals import Score, group_codes
+from finefold.metrics.intervals import group_codes
 from finefold.metrics.paired import SCORES, Drawn, draw
 from finefold.steps.answers import Answers
 from finefold.steps.class_tables import JOINT, read_class_tables
@@ -152,9 +152,7 @@ def count_answers(
         },
         "expected": {
             # no log loss: probabilities no longer say how sure one is
-            name: None
-            if name == "log_loss"
-            else Score.from_resamples(after.values[name], after.drawn[name], num_samples).to_dict()
+            name: None if name == "log_loss" else after.score(name, num_samples).to_dict()
             for name in SCORES
         },
     }

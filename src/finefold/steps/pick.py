@@ -216,7 +216,7 @@ def _judged(found: Sequence[tuple[Way, Drawn | None]], by: By, num_samples: int)
         else replace(
             way,
             scores={
-                one: Score.from_resamples(drawn.values[one], drawn.drawn[one], num_samples) for one in SCORES
+                one: drawn.score(one, num_samples) for one in SCORES
             },
             gap=drawn.less(top, by),
         )

@@ -231,9 +231,7 @@ def pooled_ledger(
         )
         for one_NK in (probs_NK, after_NK)
     ]
-    scores = [
-        {name: Score.from_resamples(one.values[name], one.drawn[name], num_known) for name in EXPECTED} for one in drawn
-    ]
+    scores = [{name: one.score(name, num_known) for name in EXPECTED} for one in drawn]
     difference = drawn[1].less(drawn[0], "macro_f1")
     assert difference is not None
     return Pooled(evidence, scores[0], scores[1], difference)

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from finefold.data.predictions import Ledger
 from finefold.errors import RunError, UsageError
-from finefold.metrics.intervals import Score
 from finefold.metrics.paired import SCORES, Drawn, draw
 from finefold.recipe.training import View
 from finefold.steps.asking import Asked
@@ -74,10 +73,7 @@ def view_gains(run: Run, views: Sequence[View], *, progress: Progress = SILENT) 
             {
                 "view": view,
                 "views": list(so_far),
-                **{
-                    name: Score.from_resamples(drawn.values[name], drawn.drawn[name], num_known).to_dict()
-                    for name in SCORES
-                },
+                **{name: drawn.score(name, num_known).to_dict() for name in SCORES},
                 "gain": {} if before is None else {name: _less(drawn, before, name) for name in SCORES},
                 "alone": {name: float(alone.values[name]) for name in SCORES},
             }

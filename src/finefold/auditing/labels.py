@@ -22,9 +22,7 @@ from finefold.data.findings import Finding
 
 MOST_FINDINGS = 200  # per attribute; the rest is counted
 LEAST_KAPPA = 0.3  # agreement with the labels beyond chance, below which a judge knows too little to doubt them
-SURE_KAPPA = (
-    0.6  # from where on it can say how many are wrong: substantial agreement (Landis, Koch, Biometrics 33, 1977)
-)
+SURE_KAPPA = 0.6  # from where on it can say how many are wrong: "substantial" (Landis, Koch, Biometrics 33, 1977)
 LEAST_ODDS = 0.7  # log odds by which another class must be more likely; twice as likely
 _CONSTANT_SHARE = 0.95  # of the groups with several samples in which an attribute must agree to belong to the group
 _NUMBER_COST = 1.16  # log(8 / sqrt(2 pi)): a wrong number is anywhere within four deviations, a right one is normal

@@ -98,12 +98,12 @@ def _against_test(subject: Subject) -> Checked:
     looks = looks_of(subject)
     properties = {} if looks is None else _properties(looks, len(subject.ids), subject.group_codes_N)
     findings += _of_properties(properties)
-    estimates = _shares(subject, features[1], tests)
+    estimates = [one for one in _shares(subject, features[1], tests) if one.is_shifted and _do_both_ways_agree(one)]
     subjects = len(tests) * len(np.unique(subject.group_codes_N)) / len(subject.ids)  # if grouped like training
     judge = "a probe's answers" if subject.answer_test is None else "the run's answers"
     findings += _of_shares(estimates, judge=judge, is_sure=subjects >= MANY_SUBJECTS)
-    changed = [one.name for one in estimates if one.is_shifted and _do_both_ways_agree(one)]
-    shares = f"class shares of {', '.join(changed)} differ" if changed else "no class share differs beyond chance"
+    changed = ", ".join(one.name for one in estimates)
+    shares = f"class shares of {changed} differ" if changed else "no class share differs beyond chance"
     says = f"{len(tests)} images to be predicted against {len(rows)}: {_told(found)}; {shares}"
     numbers = {"auc": found.auc.to_dict(), "parts": [round(one, 3) for one in found.parts], "properties": properties}
     return Checked(NAME, says, tuple(findings), numbers=numbers)
@@ -341,8 +341,6 @@ def _of_shares(estimates: "Sequence[ShareEstimate]", *, judge: str, is_sure: boo
     found = []
     for one in estimates:
         moved = float(np.abs(one.shares_K - one.before_K).sum() / 2)
-        if not one.is_shifted or not _do_both_ways_agree(one):
-            continue
         severity: Severity = "warning" if is_sure and moved >= MOVED else "info"
         changed = [
             f"{name} {before:.0%} -> {score.value:.0%} [{score.low:.0%}, {score.high:.0%}]"

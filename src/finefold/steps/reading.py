@@ -1,5 +1,6 @@
 """data.toml into the one value that other steps take."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,11 +63,14 @@ def check_images(
     Raises:
         DataError: no image decodes.
     """
-    with progress.stage("decoding", len(samples), "images") as advance:
-        findings = find_unreadable(
-            samples.ids, samples.paths, cache=cache_root(), max_pixels=max_pixels, advance=advance
-        )
+    findings = decode(samples.ids, samples.paths, max_pixels=max_pixels, progress=progress)
     return without_unreadable(samples, findings), findings
+
+
+def decode(ids: Sequence[str], paths: Sequence[Path], *, max_pixels: int, progress: Progress) -> list[Finding]:
+    """A finding for each of these images that does not decode."""
+    with progress.stage("decoding", len(ids), "images") as advance:
+        return find_unreadable(ids, paths, cache=cache_root(), max_pixels=max_pixels, advance=advance)
 
 
 def without_unreadable(samples: SampleTable, findings: list[Finding]) -> SampleTable:

@@ -6,9 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from finefold.data.cachedir import cache_root
 from finefold.data.findings import Finding
-from finefold.data.readable import find_unreadable
 from finefold.data.samples import SampleTable
 from finefold.data.split_checks import counted
 from finefold.data.splits import (
@@ -25,7 +23,7 @@ from finefold.data.splits import make_split as deal
 from finefold.data.strata import MISSING
 from finefold.errors import SplitError
 from finefold.steps.progress import SILENT, Progress
-from finefold.steps.reading import Data, check_images, without_unreadable
+from finefold.steps.reading import Data, check_images, decode, without_unreadable
 
 
 @dataclass(frozen=True)
@@ -160,9 +158,7 @@ def known_to(given: Split, samples: SampleTable, *, max_pixels: int, progress: P
     if not missing:
         return samples
     ids, paths = zip(*missing, strict=True)
-    with progress.stage("decoding", len(ids), "images") as advance:
-        findings = find_unreadable(ids, paths, cache=cache_root(), max_pixels=max_pixels, advance=advance)
-    return without_unreadable(samples, findings)
+    return without_unreadable(samples, decode(ids, paths, max_pixels=max_pixels, progress=progress))
 
 
 def check_fits(given: Split, samples: SampleTable) -> Split:

@@ -4,6 +4,9 @@ Shapes: N images, D features.
 """
 
 import csv
+import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -230,3 +233,25 @@ def test_a_model_is_exported_once(backbone):
     assert first.stat().st_mtime_ns == written
     assert first.is_relative_to(cache_root())
     assert sorted(file.name for file in first.parent.iterdir()) == ["about.json", "model.onnx"]
+
+
+def test_onnx_runtime_reports_nothing_to_its_makers(tmp_path):
+    """Its wheels may give the machine an id, keep a journal of sessions and send it: in a new home nothing appears."""
+    pytest.importorskip("onnxruntime")
+    code = (
+        "import io, sys, torch\n"
+        "from finefold.nn.exported import OnnxRuntimeRunner, export_onnx\n"
+        "sheet = io.BytesIO()\n"
+        "export_onnx(torch.nn.Linear(3, 2).eval(), torch.zeros(1, 3), sheet, name='test')\n"
+        "runner = OnnxRuntimeRunner(sheet.getvalue, 'fp32')\n"
+        "print(runner(torch.zeros(4, 3).numpy()).shape)\n"
+    )
+    # where it believes to be tested it reports nothing anyway, so it is not to know
+    told = ("CI", "GITHUB_ACTIONS", "TF_BUILD", "ORT_RUNNING_UNIT_TESTS", "ORT_DISABLE_TELEMETRY")
+    environment = {key: value for key, value in os.environ.items() if key not in told}
+    home = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache"), "XDG_DATA_HOME": str(tmp_path / "data")}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment | home, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "(4, 2)"
+    assert not [file for file in tmp_path.rglob("*") if "onnx" in str(file).lower() or file.name == "deviceid"]

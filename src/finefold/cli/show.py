@@ -65,8 +65,10 @@ def initialised(found: "Initialised", *, as_json: bool) -> None:
     if len(space.attributes) > 1:
         counts = dict(zip(space.class_names, samples.counts_K().tolist(), strict=True))
         table(f"joint label ({' x '.join(space.names)})", ("class", "samples", "share"), _count_rows(counts))
-    for finding in found.findings:
+    for finding in found.findings[:SHOWN_FINDINGS]:
         warn(f"{finding.ids[0]}: {finding.evidence['reason']}; it will be left out")
+    if len(found.findings) > SHOWN_FINDINGS:
+        warn(f"and {len(found.findings) - SHOWN_FINDINGS:,} more: `finefold audit {found.data.file}` lists them")
     say(
         f"wrote {found.data.file}",
         "",

@@ -90,22 +90,28 @@ def blank_heads(heads: FoldHeads) -> FoldHeads:
     return FoldHeads(blank)
 
 
-def raise_features(features_ND: NDArray[Any], power: float) -> NDArray[np.float32]:
+def raise_features(
+    features_ND: NDArray[Any], power: float, *, out: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
     """sign(x) |x|^power of every feature, in float32.
 
     A power below 1 evens out features that are mostly small and sometimes large, as pooled activations
     are, before a linear model sees them.
 
+    Args:
+        features_ND: any float type.
+        power: 1 leaves them as they are.
+        out: [N, D] where to put them.
+
     References:
         Perronnin, Sanchez, Mensink, Improving the Fisher kernel for large-scale image classification,
         ECCV 2010, section 3.2.
     """
-    if power == 1:
-        return features_ND.astype(np.float32)
-    raised_ND = np.empty(features_ND.shape, np.float32)
+    raised_ND = np.empty(features_ND.shape, np.float32) if out is None else out
     for start in range(0, len(features_ND), ROWS_AT_ONCE):  # what lies between is not to be there for all rows at once
         plain_BD = features_ND[start : start + ROWS_AT_ONCE].astype(np.float32)
-        raised_ND[start : start + ROWS_AT_ONCE] = np.sign(plain_BD) * np.abs(plain_BD) ** np.float32(power)
+        raised_BD = plain_BD if power == 1 else np.sign(plain_BD) * np.abs(plain_BD) ** np.float32(power)
+        raised_ND[start : start + ROWS_AT_ONCE] = raised_BD
     return raised_ND
 
 

@@ -21,6 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from finefold.data.cachedir import cache_root
+from finefold.data.tables import zero_rows
 from finefold.metrics.pseudo import FoldLabels, check_matched
 from finefold.nn.devices import set_threads
 from finefold.nn.heads import LinearHead, raise_features
@@ -103,10 +105,12 @@ def fit_probe(
 
     Raises:
         ValueError: a fold would train on another fold's labels.
+        CacheError: there are so many rows that they lie in a file, and the cache's folder cannot be written.
     """
     set_threads()
     num_folds, num_strengths = int(folds_N.max()) + 1, len(strengths)
-    raised_ND = raise_features(features_ND, power)
+    held_ND = zero_rows(features_ND.shape, np.float32, folder=cache_root())
+    raised_ND = raise_features(features_ND, power, out=held_ND)
     problems = _Problems(raised_ND, train_labels_N, folds_N, num_classes, num_folds, tuple(strengths), floor)
     if extra is not None:
         check_matched(extra.labels, num_folds)

@@ -1,10 +1,14 @@
 """Copies are found between groups, and people who merely look alike are none."""
 
+import tracemalloc
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from finefold.auditing.copies import clusters, find_copies
 from finefold.auditing.duplicates import duplicate_findings, overlap_findings, split_findings
+from finefold.auditing.looks import Looks
 from finefold.auditing.neighbours import nearest
 
 
@@ -122,3 +126,22 @@ def test_nearest_is_exact_whatever_the_blocks(monkeypatch):
     assert (groups[whole] != groups[:, None]).all()
     lonely = nearest(features[:3], np.array([0, 0, 1]), num_neighbours=4, rng=np.random.default_rng(0))
     assert (lonely >= 0).sum(axis=1).tolist() == [1, 1, 2]
+
+
+def test_many_images_are_compared_in_little_memory(look, faces):
+    """Of 12,000 thumbs a third, as floats, is more than is ever held: what looks at all of them goes in blocks."""
+    seen = look({"face.png": faces[0]})
+    rng = np.random.default_rng(0)
+    rows_N = np.repeat(seen.rows_N[:1], 12_000)
+    rows_N["thumb"] = rng.integers(0, 256, (12_000, 64, 64), np.uint8)
+    rows_N["hash"], rows_N["mirrored"] = rng.integers(0, 2**63, (2, 12_000), np.uint64)
+    names = tuple(f"{row}.png" for row in range(12_000))
+    many = Looks(names, (Path("none.png"),) * 12_000, tuple(name.encode() for name in names), rows_N, ())
+    tracemalloc.start()
+    try:
+        copies = find_copies(many, np.arange(12_000), None)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert many.is_readable_N.all() and len(copies) == 0
+    assert peak < 12_000 * 64 * 64 * 8 / 3

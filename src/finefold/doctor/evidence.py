@@ -58,18 +58,37 @@ class ClosedProbe:
         self.num_rows = len(folds_N)
         self._rows_F = [np.flatnonzero(folds_N == fold) for fold in np.unique(folds_N)]
         self._blocks_F = [np.ascontiguousarray(self.components_NR[rows]) for rows in self._rows_F]
-        grams_FRR = [block.T @ block for block in self._blocks_F]
-        whole_RR = np.sum(grams_FRR, axis=0)
+        whole_RR = self._fit(self._blocks_F)
         spread_R = np.diag(whole_RR)[:-1]
         scale_R = 1 / np.sqrt(spread_R + STRENGTH * mean_variance * self.num_rows)
         self.white_RN = (
             self.components_NR[:, :-1] * scale_R
         ).T  # the sum of squares of its products: what ridge explains
+
+    def _fit(self, fitted_F: list[NDArray[np.float32]], num_out: int = 0) -> NDArray[np.float32]:
+        """Inverses of every fold's training rows; the sum of products of all rows.
+
+        Args:
+            fitted_F: each fold's block, zero in rows that are not to be learned from.
+            num_out: how many of all these are.
+        """
+        self._fitted_F = fitted_F
+        grams_FRR = [block.T @ block for block in fitted_F]
+        whole_RR = np.asarray(np.sum(grams_FRR, axis=0), np.float32)
         self._inverses_FRR = []
-        for block, gram_RR in zip(self._blocks_F, grams_FRR, strict=True):
-            ridge_R = np.full(len(whole_RR), STRENGTH * mean_variance * (self.num_rows - len(block)))
+        for block, gram_RR in zip(fitted_F, grams_FRR, strict=True):
+            num_fitted = self.num_rows - num_out - int(block[:, -1].sum())  # the last column is ones
+            ridge_R = np.full(len(whole_RR), STRENGTH * self.mean_variance * num_fitted)
             ridge_R[-1] = 1e-6  # the intercept is free
             self._inverses_FRR.append(np.linalg.inv(whole_RR - gram_RR + np.diag(ridge_R)).astype(np.float32))
+        return whole_RR
+
+    def blind_to(self, is_out_N: NDArray[np.bool_]) -> "ClosedProbe":
+        """The same probe that learns nothing of some rows, not even that they are there, but is asked about them."""
+        other = copy(self)
+        blocks = zip(self._blocks_F, self._rows_F, strict=True)
+        other._fit([block * ~is_out_N[rows, None] for block, rows in blocks], int(is_out_N.sum()))
+        return other
 
     def reordered(self, order_N: NDArray[np.int64]) -> "ClosedProbe":
         """The same probe of the same rows in another order: row i is what `order_N[i]` was."""
@@ -83,7 +102,7 @@ class ClosedProbe:
 
     def scores(self, targets_NC: NDArray[np.float32]) -> NDArray[np.float32]:
         """[N, C] regression of any targets, every row by the fit that did not see it."""
-        products = [block.T @ targets_NC[rows] for block, rows in zip(self._blocks_F, self._rows_F, strict=True)]
+        products = [block.T @ targets_NC[rows] for block, rows in zip(self._fitted_F, self._rows_F, strict=True)]
         whole_RC = np.sum(products, axis=0)
         found_NC = np.empty_like(targets_NC)
         for rows, block, product, inverse in zip(

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from finefold.doctor.ends import best_end
 from finefold.doctor.listed import by_lists
 from finefold.doctor.lists import Lists
-from finefold.doctor.pairings import Pairing, Ranks, by_orders
+from finefold.doctor.pairings import Pairing, Ranks, by_class_folders, by_orders
 from finefold.doctor.parts import Parts, Stretch, best_part, is_shuffled, misfit
 from finefold.doctor.trials import Court, Trial
 from finefold.doctor.warping import best_warp
+from finefold.doctor.witness import is_witnessed
 
 NUM_CHANCE = 20  # random orders of the labels
 ROUNDS = 6  # of parts that are re-paired one after the other
@@ -92,20 +93,22 @@ def judge(court: Court, known: Known, rows_N: NDArray[np.int64], *, seed: int, m
     chance = court.probe.permuted(court.labels_N, court.num_classes, times=NUM_CHANCE, rng=rng)
     whole = [*court.shifts(), *by_orders(known.orders, np.arange(count), count)]
     listed = by_lists(court, rows_N, known.lists, known.paths, known.longer, known.in_folder)
-    trials = [trial for trial in (court.best(whole, court.explains), *listed) if trial is not None and trial.is_better]
+    listed += [court.hear(pairing) for pairing in by_class_folders(known.paths or (), court.labels_N)]
+    found = court.best(whole, lambda trial: court.explains(trial) and is_witnessed(court, trial))
+    trials = [trial for trial in (found, *listed) if trial is not None and trial.is_better]
     if trials and trials[0].pairing.kind == "shift":
         trials[0] = court.cut_or_cyclic(trials[0])
     best = max(trials, key=lambda trial: trial.nats, default=None)
     is_warped = best is None and may_warp and (known.longer is not None or _is_weak(court))
     if is_warped:
-        best = best_warp(wide, rng)
+        best = _warped(court, wide, rng)
     two_ends = 2 * float(np.log(count))  # nats that the choice of a part's ends is worth
     steps = _steps(court, known, rng)
     part = court.hear(_joined(steps, count)) if steps else None
     if part is not None and part.nats > (0.0 if best is None else best.nats + two_ends):
         best = part
     is_odd = misfit(court) is not None if best is None else best.pairing.kind == "shift"
-    if may_warp and not is_warped and is_odd and (warped := best_warp(wide, rng)) is not None:
+    if may_warp and not is_warped and is_odd and (warped := _warped(court, wide, rng)) is not None:
         best = warped if best is None or warped.nats > AHEAD * best.nats else best
     if best is None:
         best = best_end(court)
@@ -118,11 +121,17 @@ def _steps(court: Court, known: Known, rng: np.random.Generator) -> list[Trial]:
     steps: list[Trial] = []
     for _ in range(ROUNDS):
         step = best_part(court, known.orders, known.parts, rng)
-        if step is None or not court.explains(step):
+        if step is None or not court.explains(step) or not is_witnessed(court, step):
             break
         steps.append(step)
         court = Court.of(court.probe, step.labels_N, court.num_classes, court.clusters_N)
     return steps
+
+
+def _warped(court: Court, wide: Court, rng: np.random.Generator) -> Trial | None:
+    """The best alignment of lists of unequal length."""
+    found = best_warp(wide, rng)
+    return found if found is not None and is_witnessed(court, found) else None
 
 
 def _joined(steps: list[Trial], count: int) -> Pairing:

@@ -19,9 +19,10 @@ from finefold.data.images import is_hidden_or_system, list_images, natural_key
 from finefold.errors import DataError
 
 Ranks = NDArray[np.int64]
-Scope = Literal["all", "folder", "folders", "near", "misfit", "stretch"]
+Scope = Literal["all", "folder", "folders", "near", "misfit", "end", "stretch"]
 LISTED = "the order of the rows"
 MOST_FILES, TIMES_AS_MANY = 2000, 10  # that a folder may hold beyond the rows, to be gone through
+MOST_OTHERS = 0.3  # of all rows, that may have another label than the rest of their folder, if folders name classes
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,10 @@ class Pairing:
     Args:
         name: in words, as it completes "re-pairing by ...".
         source_N: position of each row's label; -1 for a row that would have none.
-        kind: a family: `shift`, `order`, `reversed`, `subset`, `end` (of a run of labels).
+        kind: a family: `shift`, `order`, `reversed`, `subset`, `end` (of a run of labels), `name` (of folders).
         scope: what was free when it was looked for: nothing (`all` rows), a `folder`, which `folders` of several, the
-            stretch of a `near` shift, a stretch that labels `misfit`, any `stretch`. The more was free, the clearer it
-            must be.
+            stretch of a `near` shift, a stretch that labels `misfit`, where a run of labels `end`s, any `stretch`. The
+            more was free, the clearer it must be.
     """
 
     name: str
@@ -143,6 +144,28 @@ def parts_of(names: Sequence[str] | NDArray[np.int64]) -> Mapping[str, NDArray[n
         return {}
     by_part, starts = np.argsort(codes_N, kind="stable"), np.cumsum(np.bincount(codes_N))[:-1]
     return {str(name): rows for name, rows in zip(distinct, np.split(by_part, starts), strict=True)}
+
+
+def by_class_folders(paths: Sequence[str], labels_N: NDArray[np.int64]) -> Iterator[Pairing]:
+    """Where each class has a folder of its name, but for some rows: these take the label of their folder's others.
+
+    Args:
+        paths: of the rows; folders at all depths are looked at, counted from the file.
+        labels_N: codes.
+    """
+    parents = [PurePath(path).parts[:-1] for path in paths]
+    for depth in range(1, min(map(len, parents), default=0) + 1):
+        rows_of = parts_of([names[-depth] for names in parents])
+        own = {name: np.bincount(labels_N[rows]).argmax() for name, rows in rows_of.items()}
+        if len(own) < 2 or len(set(own.values())) < len(own):
+            continue
+        source_N = np.arange(len(labels_N))
+        for name, rows in rows_of.items():
+            others = rows[labels_N[rows] != own[name]]
+            source_N[others] = rows[labels_N[rows] == own[name]][0]
+        num_others = int((source_N != np.arange(len(labels_N))).sum())
+        if 0 < num_others <= MOST_OTHERS * len(labels_N):
+            yield Pairing("the names of the files' folders", source_N, "name")
 
 
 def of_whole_folder(paths: Sequence[str], num_labels: int | None = None) -> Iterator[Pairing]:

@@ -21,6 +21,7 @@ CLEAR: dict[Scope, float] = {  # deviations; with equal gains in k clusters and 
     "all": 1.9,
     "folder": 2.2,
     "misfit": 2.5,
+    "end": 2.5,
     "folders": 2.6,
     "near": 3.2,
     "stretch": 4.2,

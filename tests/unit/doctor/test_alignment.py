@@ -197,3 +197,20 @@ def test_exchanged_classes_and_another_world_are_none():
     for labels in (labels_N[500:], rolled):  # images of another world: training cannot say
         said = check_alignment(replace(train, valid=replace(other, labels_N=labels)))
         assert "a probe of training gives" not in said.says
+
+
+def test_folders_that_name_classes_name_labels():
+    """Rows whose label is not their folder's, where the images are with the folder, take the folder's; else not."""
+    rng = np.random.default_rng(0)
+    labels_N = rng.integers(0, 3, 400)
+    features_ND = (rng.normal(size=(3, 32))[labels_N] + rng.normal(size=(400, 32))).astype(np.float16)
+    paths = [f"all/{NAMES[label]}/{row}.png" for row, label in enumerate(labels_N)]
+    wrong_N = labels_N.copy()
+    wrong_N[rng.choice(400, 30, replace=False)] += 1
+    wrong_N %= 3
+    subject = subject_of(features_ND, wrong_N, paths=paths)
+    (found,) = check_alignment(subject).findings
+    assert found.evidence["pairing"] == "the names of the files' folders"
+    assert (repaired_labels(subject) == labels_N).all()
+    corrected = [f"all/{NAMES[label]}/{row}.png" for row, label in enumerate(wrong_N)]  # a person knew better
+    assert not check_alignment(subject_of(features_ND, labels_N, paths=corrected)).findings

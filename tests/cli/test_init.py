@@ -74,6 +74,21 @@ def test_data_toml_is_not_overwritten(shapes, tmp_path, capsys):
     assert out.read_text() == "# mine"
 
 
+def test_many_unreadable_files_are_named_in_part(shapes, tmp_path, capsys):
+    """Twenty of 23 are named and three counted, by `init` and by `split`; --json has them all."""
+    folder = shutil.copytree(shapes, tmp_path / "shapes")
+    for number in range(23):
+        (folder / "disc" / f"broken{number}.png").write_bytes(b"")
+    out = tmp_path / "data.toml"
+    for command in (["init", str(folder), "--out", str(out)], ["split", str(out), "--folds", "3"]):
+        assert main(command) == 0
+        warned = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+        assert sum("empty file" in line for line in warned) == 20
+        assert warned[-1].startswith("warning: and 3 more: ")
+    assert main(["init", str(folder), "--out", str(tmp_path / "again.toml"), "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["findings"]) == 23
+
+
 def test_a_table_that_names_images_that_are_gone(shapes, tmp_path, capsys):
     """A few rows without their image are left out by name, and told; many say that something else is wrong."""
     rows = [f"disc/{number:02}.png,round" for number in range(24)] + [

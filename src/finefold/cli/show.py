@@ -7,6 +7,7 @@ from finefold.cli import show_correct
 from finefold.cli.printing import as_bytes, as_share, print_json, say, table, warn
 
 if TYPE_CHECKING:  # some of these load torch, which `evaluate` can do without
+    from finefold.data.findings import Finding
     from finefold.data.splits import SplitBalance
     from finefold.steps.answers import Tally
     from finefold.steps.cache import CacheState
@@ -65,16 +66,27 @@ def initialised(found: "Initialised", *, as_json: bool) -> None:
     if len(space.attributes) > 1:
         counts = dict(zip(space.class_names, samples.counts_K().tolist(), strict=True))
         table(f"joint label ({' x '.join(space.names)})", ("class", "samples", "share"), _count_rows(counts))
-    for finding in found.findings[:SHOWN_FINDINGS]:
-        warn(f"{finding.ids[0]}: {finding.evidence['reason']}; it will be left out")
-    if len(found.findings) > SHOWN_FINDINGS:
-        warn(f"and {len(found.findings) - SHOWN_FINDINGS:,} more: `finefold audit {found.data.file}` lists them")
+    _warn_of(found.findings, "it will be left out", f"`finefold audit {found.data.file}` lists them")
     say(
         f"wrote {found.data.file}",
         "",
         f"next: finefold doctor {found.data.file}            # half a minute: do labels belong to their images?",
         f"      finefold split {found.data.file} --folds 5",
     )
+
+
+def _warn_of(findings: "Sequence[Finding]", what: str, where: str) -> None:
+    """One line for each unreadable image, up to a number of them.
+
+    Args:
+        findings: of kind `unreadable`.
+        what: becomes of such an image.
+        where: all of them are named.
+    """
+    for finding in findings[:SHOWN_FINDINGS]:
+        warn(f"{finding.ids[0]}: {finding.evidence['reason']}; {what}")
+    if len(findings) > SHOWN_FINDINGS:
+        warn(f"and {len(findings) - SHOWN_FINDINGS:,} more: {where}")
 
 
 def _tell_missing(missing: dict[str, int]) -> None:
@@ -112,8 +124,7 @@ def split(made: "SplitMade", command: str, *, as_json: bool) -> None:
             }
         )
         return
-    for finding in made.findings:
-        warn(f"{finding.ids[0]}: {finding.evidence['reason']}; it is left out")
+    _warn_of(made.findings, "it is left out", "`--json` and `finefold audit` name them")
     _fold_table(balance, names)
     for sentence in balance.unreached:
         say(f"not reached: {sentence}")
@@ -181,10 +192,7 @@ def answers(made: "Tally", written: Any, *, as_json: bool) -> None:
     if as_json:
         print_json({"file": str(written), **about})
         return
-    for finding in made.findings[:SHOWN_FINDINGS]:
-        warn(f"{finding.ids[0]}: {finding.evidence['reason']}; it gets the training class shares")
-    if len(made.findings) > SHOWN_FINDINGS:
-        warn(f"and {len(made.findings) - SHOWN_FINDINGS:,} more, named in the JSON beside the answers")
+    _warn_of(made.findings, "it gets the training class shares", "the JSON beside the answers names them")
     rows = [
         (name, f"{count:,}", f"{expected:,.1f}", as_share(share), as_share(train))
         for name, count, expected, share, train in zip(

@@ -9,6 +9,7 @@ import pytest
 
 from finefold.cli.main import main
 from finefold.data.images import natural_key
+from finefold.data.synthetic import draw_portraits
 from finefold.steps.init import init
 from finefold.steps.reading import read_data
 
@@ -76,6 +77,28 @@ def test_wrong_labels_are_an_error_with_a_remedy(home, tmp_path, capsys):
     assert (mended.labels_N[:-2] == right.labels_N[:-2]).all()
     assert main(["doctor", str(after), "--only", "alignment"]) == 0
     assert "nothing found" in capsys.readouterr().out
+
+
+def test_images_without_a_label_are_named(tmp_path, capsys):
+    """Three labels were lost at the beginning, others stand at the end: these images are named, for --json as well."""
+    draw_portraits(tmp_path, num_people=40, size_px=(96, 128))
+    images = tmp_path / "train" / "images"
+    paths = sorted((path.relative_to(images).as_posix() for path in images.rglob("*.*")), key=natural_key)
+    labels = [("n" if "/normal" in path else "w") + ("f" if "_female_" in path else "m") for path in paths]
+    others = [next(one for one in labels if one != label) for label in labels[:3]]  # would be wrong there as well
+    pl.DataFrame({"file": paths, "kind": labels[3:] + others}).write_csv(tmp_path / "cut.csv")
+    (tmp_path / "cut.toml").write_text(
+        f'[samples]\nroot = "{images}"\ncsv = "cut.csv"\npath = "file"\n'
+        f"[attributes.kind]\nclasses = {json.dumps(sorted(set(labels)))}\n"
+    )
+    asked = ["doctor", str(tmp_path / "cut.toml"), "--only", "alignment"]
+    assert main([*asked, "--fix", str(tmp_path / "patches.csv")]) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"3 images have no label under this pairing and keep others: look at {', '.join(paths[:3])}, and" in said
+    assert not set(paths[:3]) & set(pl.read_csv(tmp_path / "patches.csv")["id"])
+    assert main([*asked, "--json"]) == 1
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found["evidence"]["unlabelled"] == paths[:3] and found["evidence"]["without_label"] == 3
 
 
 def test_one_attribute_alone_is_named_and_mended(portraits, tmp_path, capsys):

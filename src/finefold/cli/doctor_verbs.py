@@ -9,6 +9,8 @@ import typer
 from finefold.cli.options import AsJson
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from finefold.data.findings import Finding
     from finefold.doctor.diagnosis import Checked
     from finefold.steps.doctor import Examined
@@ -60,6 +62,11 @@ def _show(found: "Examined", *, as_json: bool) -> None:
     if found.fix is not None:
         say("", f"wrote {found.num_patches:,} patches to {found.fix}: look at them, then name the file in data.toml:")
         say(f'    [samples] patches = "{found.fix}"')
+        if found.unlabelled:
+            one = len(found.unlabelled) == 1
+            what = "1 image has" if one else f"{len(found.unlabelled):,} images have"
+            says = f"{what} no label under this pairing and {'keeps another' if one else 'keep others'}: look at"
+            say("", *_wrapped(f"{says} {_named(found.unlabelled)}, and patch or exclude what is wrong"))
     if any(not check.is_done for check in found.diagnosis.checks):
         say("", "some checks were not done: each says above what it lacks")
 
@@ -75,9 +82,13 @@ def _finding_lines(finding: "Finding") -> list[str]:
     lines = _wrapped(f"{finding.severity:<9} {finding.kind}: {finding.cause}")
     lines += _wrapped(f"{'remedy':<9} {finding.remedy}")
     if finding.ids:
-        more = f" and {len(finding.ids) - SHOWN:,} more" if len(finding.ids) > SHOWN else ""
-        lines += _wrapped(f"{'images':<9} {', '.join(finding.ids[:SHOWN])}{more}")
+        lines += _wrapped(f"{'images':<9} {_named(finding.ids)}")
     return lines
+
+
+def _named(ids: "Sequence[str]") -> str:
+    more = f" and {len(ids) - SHOWN:,} more" if len(ids) > SHOWN else ""
+    return f"{', '.join(ids[:SHOWN])}{more}"
 
 
 def _wrapped(text: str) -> list[str]:

@@ -109,6 +109,7 @@ def _misaligned(subject: Subject, name: str, verdict: Verdict, best: Trial) -> F
         "images": len(kept),
         "relabelled": len(wrong),
         "without_label": int((best.labels_N < 0).sum()),
+        "unlabelled": [subject.ids[kept[row]] for row in np.flatnonzero(best.labels_N < 0)],
         "nats": round(best.nats, 1),
         "z": round(best.z, 1),
         "chance": round(float(verdict.chance[:, 1].mean()), 4),

@@ -4,8 +4,8 @@
 
 Data: ELPV (the elpv-dataset package), ../shared/data/maskfaces and facemask_folders where they are there, drawn
 portraits of 120 people; false alarms on these, as they are and listed in class folders, and on `--draws` draws of 60
-people. Images are listed in 20 shards of
-equal size with names like shard3/img12.png, as the sources list them. A part is so many adjoining shards.
+people. Images are listed in 20 shards of equal size with names like shard3/img12.png, as the sources list them. A part
+is so many adjoining shards.
 """
 
 import argparse
@@ -198,8 +198,8 @@ def subsets(data: Set, seeds: int) -> Iterator[tuple[str, int, bool, bool]]:
 
 def _is_named(finding: Finding, num_wrong: int) -> bool:
     """Told as lists of different lengths, or, of long runs, that so many labels lie beside a wrong end."""
-    is_there = abs(int(finding.evidence["relabelled"] or 0) - num_wrong) <= 2 if finding.evidence["best"] else False
-    return finding.evidence["kind"] == "subset" or (finding.evidence["kind"] == "end" and is_there)
+    kind = finding.evidence["kind"]
+    return kind == "subset" or (kind == "end" and abs(finding.evidence["relabelled"] - num_wrong) <= 2)
 
 
 def _lost(count: int, lost: int, rng: np.random.Generator) -> Rows:

@@ -9,8 +9,6 @@ import typer
 from finefold.cli.options import AsJson
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from finefold.data.findings import Finding
     from finefold.doctor.diagnosis import Checked
     from finefold.steps.doctor import Examined
@@ -48,7 +46,7 @@ def doctor(
 
 def _show(found: "Examined", *, as_json: bool) -> None:
     """What a person reads, or the findings as JSON."""
-    from finefold.cli.printing import print_json, say
+    from finefold.cli.printing import print_json, say, some_of
 
     if as_json:
         print_json(list(found.diagnosis.to_list()))
@@ -62,11 +60,12 @@ def _show(found: "Examined", *, as_json: bool) -> None:
     if found.fix is not None:
         say("", f"wrote {found.num_patches:,} patches to {found.fix}: look at them, then name the file in data.toml:")
         say(f'    [samples] patches = "{found.fix}"')
-        if found.unlabelled:
-            one = len(found.unlabelled) == 1
-            what = "1 image has" if one else f"{len(found.unlabelled):,} images have"
+        told = [name for one in found.diagnosis.findings for name in one.evidence.get("unlabelled", ())]
+        if unlabelled := list(dict.fromkeys(told)):  # of several attributes an image may be told several times
+            one = len(unlabelled) == 1
+            what = "1 image has" if one else f"{len(unlabelled):,} images have"
             says = f"{what} no label under this pairing and {'keeps another' if one else 'keep others'}: look at"
-            say("", *_wrapped(f"{says} {_named(found.unlabelled)}, and patch or exclude what is wrong"))
+            say("", *_wrapped(f"{says} {some_of(unlabelled, SHOWN)}, and patch or exclude what is wrong"))
     if any(not check.is_done for check in found.diagnosis.checks):
         say("", "some checks were not done: each says above what it lacks")
 
@@ -79,16 +78,13 @@ def _check_lines(check: "Checked") -> list[str]:
 
 def _finding_lines(finding: "Finding") -> list[str]:
     """A finding as a person reads it."""
+    from finefold.cli.printing import some_of
+
     lines = _wrapped(f"{finding.severity:<9} {finding.kind}: {finding.cause}")
     lines += _wrapped(f"{'remedy':<9} {finding.remedy}")
     if finding.ids:
-        lines += _wrapped(f"{'images':<9} {_named(finding.ids)}")
+        lines += _wrapped(f"{'images':<9} {some_of(finding.ids, SHOWN)}")
     return lines
-
-
-def _named(ids: "Sequence[str]") -> str:
-    more = f" and {len(ids) - SHOWN:,} more" if len(ids) > SHOWN else ""
-    return f"{', '.join(ids[:SHOWN])}{more}"
 
 
 def _wrapped(text: str) -> list[str]:

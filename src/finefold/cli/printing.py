@@ -29,6 +29,11 @@ def warn(line: str) -> None:
     print(f"warning: {line}", file=sys.stderr)
 
 
+def some_of(names: Sequence[str], most: int) -> str:
+    """The first names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
+
+
 def print_json(values: Any) -> None:
     """JSON on stdout."""
     print(json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False))

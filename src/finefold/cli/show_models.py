@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from finefold.cli import show_plan
-from finefold.cli.printing import as_bytes, as_share, print_json, say, table, warn
+from finefold.cli.printing import as_bytes, as_share, print_json, say, some_of, table, warn
 
 if TYPE_CHECKING:  # these load torch
     from finefold.nn.finding import WeightsFile
@@ -81,13 +81,8 @@ def _chain(inspection: "Inspection", modules: Sequence["ModuleRow"], depth: int)
     inside = [cut.name for cut in chain.cuts if not names & set(cut.modules)]
     stages = [stage.name for stage in inspection.stages]
     say(f"stages: {', '.join(stages)}")
-    more = f"; deeper or between modules: {_some(inside)}" if inside else ""
+    more = f"; deeper or between modules: {some_of(inside, _SHOWN)}" if inside else ""
     say(f"cut points: {len(chain.cuts)}{more}")
-
-
-def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:_SHOWN])
-    return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"
 
 
 def _flow(flow: "Flow", depth: int, images: str) -> None:
@@ -212,7 +207,7 @@ def _same_names(placed: Sequence["Placed"]) -> str:
 def _placed_cells(one: "Placed") -> tuple[str, ...]:
     source = " + ".join(one.sources)
     if one.rivals:
-        source += f"  (or {_some(one.rivals)})"
+        source += f"  (or {some_of(one.rivals, _SHOWN)})"
     return one.key, source, one.how, f"{one.confidence:.2f}", one.reason
 
 
@@ -227,7 +222,7 @@ def _grouped(placed: Sequence["Placed"]) -> list[tuple[str, ...]]:
     container = _container([source for ones in groups.values() for one in ones for source in one.sources])
     for (block, how, _), ones in groups.items():
         sources = [source for one in ones for source in one.sources]
-        doubt = f"  (or {_some(ones[0].rivals)})" if ones[0].rivals else ""
+        doubt = f"  (or {some_of(ones[0].rivals, _SHOWN)})" if ones[0].rivals else ""
         reasons = list(dict.fromkeys(one.reason for one in ones))
         cells.append(
             (
@@ -276,7 +271,7 @@ def _rest(made: "Matched") -> None:
         for key, reason in found.items():
             by_reason.setdefault(reason, []).append(key)
         for reason, keys in by_reason.items():
-            say(f"{title}: {_some(keys)}: {reason}")
+            say(f"{title}: {some_of(keys, _SHOWN)}: {reason}")
     if layout.ambiguous:
         warn(f"{len(layout.ambiguous)} tensors are ambiguous: the source has others that fit as well")
 

@@ -5,6 +5,7 @@ Shapes: N rows.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,7 +95,7 @@ def judge(court: Court, known: Known, rows_N: NDArray[np.int64], *, seed: int, m
     whole = [*court.shifts(), *by_orders(known.orders, np.arange(count), count)]
     listed = by_lists(court, rows_N, known.lists, known.paths, known.longer, known.in_folder)
     listed += [court.hear(pairing) for pairing in by_class_folders(known.paths or (), court.labels_N)]
-    found = court.best(whole, lambda trial: court.explains(trial) and is_witnessed(court, trial))
+    found = court.best(whole, partial(_is_borne_out, court))
     trials = [trial for trial in (found, *listed) if trial is not None and trial.is_better]
     if trials and trials[0].pairing.kind == "shift":
         trials[0] = court.cut_or_cyclic(trials[0])
@@ -121,11 +122,16 @@ def _steps(court: Court, known: Known, rng: np.random.Generator) -> list[Trial]:
     steps: list[Trial] = []
     for _ in range(ROUNDS):
         step = best_part(court, known.orders, known.parts, rng)
-        if step is None or not court.explains(step) or not is_witnessed(court, step):
+        if step is None or not _is_borne_out(court, step):
             break
         steps.append(step)
         court = Court.of(court.probe, step.labels_N, court.num_classes, court.clusters_N)
     return steps
+
+
+def _is_borne_out(court: Court, trial: Trial) -> bool:
+    """Whether the rows that a pairing changes look like what it says."""
+    return court.explains(trial) and is_witnessed(court, trial)
 
 
 def _warped(court: Court, wide: Court, rng: np.random.Generator) -> Trial | None:

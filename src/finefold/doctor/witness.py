@@ -50,11 +50,14 @@ def is_witnessed(court: Court, trial: Trial) -> bool:
     concerned = np.union1d(labels_N[changed], other_N[changed])
     if (np.bincount(labels_N[is_kept_N], minlength=court.num_classes)[concerned] < LEAST_KNOWN).any():
         return False
+    stretches, ends = np.split(changed, _breaks(changed, labels_N, other_N)), set(ends_of_runs(labels_N))
+    num_at_ends = sum(len(rows) for rows in stretches if rows[0] in ends or rows[-1] + 1 in ends)
+    if num_at_ends < LEAST_AT_ENDS * len(changed):  # before all that takes time: such stretches may be many
+        return False
     witness = court.probe.blind_to(~is_kept_N)
     gain_NC = witness.believe(np.where(is_kept_N, labels_N, -1), court.num_classes).gain_NC
-    ends = ends_of_runs(labels_N)
-    said, num_at_ends = [], 0
-    for rows in np.split(changed, _breaks(changed, labels_N, other_N)):
+    said = []
+    for rows in stretches:
         given, taken = labels_N[rows[0]], other_N[rows[0]]
         ahead_N = (gain_NC[:, taken] - gain_NC[:, given]).clip(-CAP, CAP)
         own = float(capped(ahead_N[rows], court.clusters_N[rows]).sum())
@@ -63,9 +66,6 @@ def is_witnessed(court: Court, trial: Trial) -> bool:
         if len(rows) >= LEAST_ROWS and not _is_clear(own, usual, elsewhere):
             return False
         said.append((own, usual, elsewhere))
-        num_at_ends += len(rows) * (rows[0] in ends or rows[-1] + 1 in ends)
-    if num_at_ends < LEAST_AT_ENDS * len(changed):
-        return False
     own, usual, elsewhere = np.sum(said, axis=0)
     return own > WORTH_A_TRIAL and _is_clear(own, usual, elsewhere)
 

@@ -101,6 +101,7 @@ def _numbers(verdict: Verdict) -> dict[str, Any]:
 def _misaligned(subject: Subject, name: str, verdict: Verdict, best: Trial) -> Finding:
     current, kept = verdict.court.current, verdict.rows_N
     wrong = np.flatnonzero((best.labels_N >= 0) & (best.labels_N != verdict.court.labels_N))
+    unlabelled = [subject.ids[kept[row]] for row in np.flatnonzero(best.labels_N < 0)]
     evidence = _of_attribute(name) | {
         "current": round(current.accuracy, 4),
         "best": round(best.belief.accuracy, 4),
@@ -108,8 +109,8 @@ def _misaligned(subject: Subject, name: str, verdict: Verdict, best: Trial) -> F
         "kind": best.pairing.kind,
         "images": len(kept),
         "relabelled": len(wrong),
-        "without_label": int((best.labels_N < 0).sum()),
-        "unlabelled": [subject.ids[kept[row]] for row in np.flatnonzero(best.labels_N < 0)],
+        "without_label": len(unlabelled),
+        "unlabelled": unlabelled,
         "nats": round(best.nats, 1),
         "z": round(best.z, 1),
         "chance": round(float(verdict.chance[:, 1].mean()), 4),

@@ -35,14 +35,12 @@ class Examined:
         subject: what was examined, in words.
         fix: the patches that mend wrong pairings; None where none were asked for, or nothing can be mended so.
         num_patches: rows in it.
-        unlabelled: samples for which the pairing has no label: they keep the one they have, which is another image's.
     """
 
     diagnosis: Diagnosis
     subject: str
     fix: Path | None = None
     num_patches: int = 0
-    unlabelled: tuple[str, ...] = ()
 
 
 def doctor(target: str, *, only: Sequence[str] = (), fix: Path | None = None, progress: Progress = SILENT) -> Examined:
@@ -77,7 +75,7 @@ def doctor(target: str, *, only: Sequence[str] = (), fix: Path | None = None, pr
     if fix is None or patches is None:
         return Examined(diagnosis, subject.name)
     write_csv(patches, fix)
-    return Examined(diagnosis, subject.name, fix, patches.height, _unlabelled(subject))
+    return Examined(diagnosis, subject.name, fix, patches.height)
 
 
 def _check_fix(fix: Path, given: Any, only: Sequence[str]) -> None:
@@ -110,14 +108,6 @@ def _patches(subject: Subject, data: Data) -> pl.DataFrame | None:
     before = read_rows(data.spec.folder / known, keep_blank=True)
     lacking = [pl.lit("").alias(name) for name in PATCH_COLUMNS if name not in before.columns]
     return pl.concat([before.with_columns(lacking).select(PATCH_COLUMNS).cast(pl.String), made])
-
-
-def _unlabelled(subject: Subject) -> tuple[str, ...]:
-    """Samples that have a label, and would have none."""
-    is_without_N = np.zeros(len(subject.ids), bool)
-    for name, codes_N in _repaired(subject).items():
-        is_without_N |= (codes_N < 0) & (subject.codes_of(name) >= 0)
-    return tuple(subject.ids[row] for row in np.flatnonzero(is_without_N))
 
 
 def _repaired(subject: Subject) -> dict[str, NDArray[np.int64]]:
